@@ -1,0 +1,23 @@
+"""UniBriVL: search across sound and sight.
+
+The package lives at the repository root; its parts depend on each other one way only:
+``ingest -> shards <- model <- index <- bench, cli`` (docs/architecture.md).
+
+Every error that a user can cause is a `UnibrivlError`, whose message is one line:
+
+    UnibrivlError
+    |-- ingest: ListError, PlanError, DecodeError, SampleError, IngestError
+    |-- shards: ShardError
+    |-- model:  CheckpointError, TrainError
+    |-- index:  IndexStoreError, IndexMismatchError, QueryError
+    `-- bench:  BenchError
+"""
+
+__version__ = "0.1.0"
+
+
+class UnibrivlError(Exception):
+    """A mistake in what the user gave, or a fault of a file: one line says what, where and what to do."""
+
+
+__all__ = ["UnibrivlError", "__version__"]

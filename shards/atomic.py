@@ -1,0 +1,68 @@
+"""Files that appear whole or not at all: write beside the target, flush to disk, rename.
+
+Every file that UniBriVL writes goes through here or follows the same order by itself (`writer.py`).
+"""
+
+import json
+import os
+import secrets
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, BinaryIO
+
+TEMPORARY_MARK = ".tmp-"
+
+
+def temporary_path(target: Path) -> Path:
+    """Return a hidden name beside `target` that no other process uses."""
+    return target.with_name(f".{target.name}{TEMPORARY_MARK}{os.getpid()}-{secrets.token_hex(4)}")
+
+
+def sync_directory(directory: Path) -> None:
+    """Make renames in `directory` survive a power cut."""
+    fd = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def write_file(target: Path, write: Callable[[BinaryIO], object]) -> None:
+    """Write `target` by calling `write` with an open binary file; leave nothing behind if it fails."""
+    temporary = temporary_path(target)
+    try:
+        with temporary.open("xb") as f:
+            write(f)
+            f.flush()
+            os.fsync(f.fileno())
+        temporary.replace(target)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    sync_directory(target.parent)
+
+
+def write_bytes(target: Path, data: bytes) -> None:
+    """Write `data` to `target`, whole or not at all."""
+    write_file(target, lambda f: f.write(data))
+
+
+def canonical_json(value: Any) -> bytes:
+    """Encode `value` the same way every time: sorted keys, UTF-8, a newline at the end."""
+    return (json.dumps(value, sort_keys=True, ensure_ascii=False, indent=2, allow_nan=False) + "\n").encode()
+
+
+def write_json(target: Path, value: Any) -> None:
+    """Write `value` to `target` as canonical JSON, whole or not at all."""
+    write_bytes(target, canonical_json(value))
+
+
+def remove_leftovers(directory: Path) -> int:
+    """Delete what interrupted writes left in `directory`; return how many files that were.
+
+    Call it only while holding the writer's lock of that directory.
+    """
+    leftovers = [p for p in directory.iterdir() if p.name.startswith(".") and TEMPORARY_MARK in p.name]
+    for path in leftovers:
+        path.unlink()
+    return len(leftovers)
