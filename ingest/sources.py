@@ -1,0 +1,46 @@
+"""Finds the medium of a clip: so far, in a folder of media already here."""
+
+import os
+from pathlib import Path
+
+from .clips import Clip
+from .errors import DecodeError, PlanError
+
+MEDIA_SUFFIXES = (".mp4", ".mkv", ".webm", ".mov", ".avi", ".m4v", ".flv", ".ts", ".mpg", ".mpeg", ".ogv", ".3gp")
+
+
+class MediaFolder:
+    """A folder with one file a medium: named by the list, or by its id (`ID.mp4`, `ID.webm`, ...)."""
+
+    def __init__(self, root: Path) -> None:
+        """List the folder once.
+
+        Raises:
+            PlanError: it is no readable folder.
+        """
+        self.root = root
+        try:
+            names = os.listdir(root)  # noqa: PTH208  (an AudioSet folder has two million entries)
+        except OSError as e:
+            raise PlanError(
+                f"{root}: not a readable folder of media ({e.strerror}); name one with --media-dir"
+            ) from e
+        self._by_id: dict[str, str] = {}
+        for name in sorted(names, reverse=True):
+            stem, suffix = os.path.splitext(name)  # noqa: PTH122
+            if suffix.lower() in MEDIA_SUFFIXES:
+                self._by_id[stem] = name
+
+    def find(self, clip: Clip) -> Path:
+        """Return the path of the clip's medium.
+
+        Raises:
+            DecodeError: `local.missing_file` if it is not there, `local.outside` if a link leads out of the folder.
+        """
+        name = clip.source or self._by_id.get(clip.media_id)
+        path = self.root / name if name else self.root / f"{clip.media_id}.mp4"
+        if name is None or not path.is_file():
+            raise DecodeError("local.missing_file", f"{path}: no such media file")
+        if clip.source and not path.resolve().is_relative_to(self.root.resolve()):
+            raise DecodeError("local.outside", f"{path}: leads out of the media folder")
+        return path

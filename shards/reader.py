@@ -1,0 +1,100 @@
+"""Reads committed clips by position, one `pread` a sample, in any order.
+
+`ClipShards` is a plain sequence of samples: bytes as stored, decoded on request. It knows no torch.
+"""
+
+import io
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import soundfile
+from PIL import Image
+
+from .catalog import Catalog, open_catalog
+from .errors import ShardError
+from .schema import SAMPLE_RATE
+from .tarindex import parse_members
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One clip as stored."""
+
+    key: str
+    members: dict[str, bytes]
+    """File extension to data: `flac`, `jpg`, `json`."""
+
+    def audio(self) -> np.ndarray:
+        """Return the sound: float32 (samples,) at 16 kHz, in -1 to 1."""
+        samples, sample_rate = soundfile.read(io.BytesIO(self.members["flac"]), dtype="float32")
+        if sample_rate != SAMPLE_RATE or samples.ndim != 1:
+            raise ShardError(f"{self.key}: want mono sound at {SAMPLE_RATE} Hz, found {sample_rate} Hz")
+        return samples
+
+    def frame(self) -> np.ndarray:
+        """Return the picture: uint8 (height, width, 3)."""
+        with Image.open(io.BytesIO(self.members["jpg"]), formats=("JPEG",)) as image:
+            return np.asarray(image.convert("RGB"))
+
+    def info(self) -> dict[str, Any]:
+        """Return the clip's JSON: labels, times, caption."""
+        return json.loads(self.members["json"])
+
+
+class ClipShards:
+    """The committed clips of a shard set as a sequence; close it, or use it as a context manager."""
+
+    def __init__(self, root: Path, *, split: str | None = None) -> None:
+        """Open the set at `root`; `split` None takes every split.
+
+        Raises:
+            ShardError: as `open_catalog`.
+        """
+        self.catalog: Catalog = open_catalog(root, split=split)
+        self._shard = self.catalog.table["shard"].to_numpy()
+        self._offset = self.catalog.table["tar_offset"].to_numpy()
+        self._length = self.catalog.table["tar_len"].to_numpy()
+        self._files: dict[int, int] = {}
+
+    def __len__(self) -> int:
+        """Return the number of clips."""
+        return len(self.catalog)
+
+    def __enter__(self) -> Self:
+        """Return the reader itself."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close the open tars."""
+        self.close()
+
+    def close(self) -> None:
+        """Close the open tars; reading opens them again."""
+        for fd in self._files.values():
+            os.close(fd)
+        self._files.clear()
+
+    def __getitem__(self, position: int) -> Sample:
+        """Return the clip at `position` in the catalog.
+
+        Raises:
+            IndexError: there is no such position.
+            ShardError: the bytes there are not that clip.
+        """
+        if not 0 <= position < len(self):
+            raise IndexError(f"clip {position} of {len(self)}")
+        number = int(self._shard[position])
+        path = self.catalog.shards[number].path(".tar")
+        if number not in self._files:
+            self._files[number] = os.open(path, os.O_RDONLY)
+        key = self.catalog.table["key"][position].as_py()
+        span = os.pread(self._files[number], int(self._length[position]), int(self._offset[position]))
+        members = parse_members(span, f"{path}: {key}")
+        sample = Sample(key, members)
+        if sample.info().get("key") != key:
+            raise ShardError(f"{path}: another clip than {key} lies at its place; the shard is damaged")
+        return sample
