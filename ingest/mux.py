@@ -46,7 +46,8 @@ def write_video(
     Args:
         path: the file to write.
         frames: pictures, each (height, width, 3), all of one even height and width; None: no video track.
-        audio: (samples,) or (samples, channels) in [-1, 1]; None: no audio track.
+        audio: (samples,) or (samples, channels) in [-1, 1], at least a millisecond, MP4's unit of time;
+            None: no audio track.
         fps: frames per second.
         sample_rate: of the audio, in Hz, one that AAC has.
         keyframe_every: distance of keyframes, in frames.

@@ -1,0 +1,68 @@
+"""Sound for the language tower: cut or filled to its length, and augmented for training.
+
+Augmentation draws from a generator keyed by (seed, epoch, clip), so that a resumed run sees what an undisturbed one
+would have seen, whatever the batch or the process.
+"""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..shards import ClipShards
+
+GAIN_DB = 6.0
+"""Training changes the level by up to this, either way."""
+SHIFT_SHARE = 1 / 8
+"""Training moves a sound that fits the tower by up to this share of the tower's length."""
+MAX_BAND_SHARE = 1 / 5
+MAX_TIME_SHARE = 1 / 6
+"""Widest band of frequencies and stretch of time that SpecAugment (arXiv 1904.08779) masks, once each."""
+
+
+def fit(audio_T: np.ndarray, num_samples: int) -> np.ndarray:
+    """Return float32 (num_samples,): the middle of a longer sound, a shorter one followed by silence."""
+    start = max(0, (len(audio_T) - num_samples) // 2)
+    return _window(audio_T, start, num_samples)
+
+
+def augment(audio_T: np.ndarray, num_samples: int, rng: np.random.Generator) -> np.ndarray:
+    """Return float32 (num_samples,): a random stretch, moved and at a random level."""
+    slack = int(num_samples * SHIFT_SHARE)
+    start = int(rng.integers(-slack, max(0, len(audio_T) - num_samples) + slack + 1))
+    gain_db = rng.uniform(-GAIN_DB, GAIN_DB)
+    return _window(audio_T, start, num_samples) * np.float32(10 ** (gain_db / 20))
+
+
+def _window(audio_T: np.ndarray, start: int, num_samples: int) -> np.ndarray:
+    window = np.zeros(num_samples, dtype=np.float32)
+    first, last = max(0, start), min(len(audio_T), start + num_samples)
+    if last > first:
+        window[first - start : last - start] = audio_T[first:last]
+    return window
+
+
+def mask(features_B1FN: Tensor, rngs: list[np.random.Generator]) -> Tensor:
+    """Set one random band and one random stretch of each log spectrogram to its mean (SpecAugment)."""
+    masked = features_B1FN.clone()
+    _, _, bands, columns = masked.shape
+    for item, rng in zip(masked, rngs, strict=True):
+        mean = item.mean()
+        for length, share, axis in ((bands, MAX_BAND_SHARE, 1), (columns, MAX_TIME_SHARE, 2)):
+            width = int(rng.integers(0, int(length * share) + 1))
+            start = int(rng.integers(0, length - width + 1))
+            item.narrow(axis, start, width).fill_(mean)
+    return masked
+
+
+def clip_rng(seed: int, epoch: int, clip: int) -> np.random.Generator:
+    """Return the generator that belongs to a clip in an epoch."""
+    return np.random.Generator(np.random.Philox(key=[seed, (epoch << 40) + clip]))
+
+
+def training_audio(
+    clips: ClipShards, positions: np.ndarray, num_samples: int, *, seed: int, epoch: int
+) -> tuple[Tensor, list[np.random.Generator]]:
+    """Return augmented sound (B, num_samples) of the clips at `positions`, and their generators, for `mask`."""
+    rngs = [clip_rng(seed, epoch, int(p)) for p in positions]
+    audio = [augment(clips[int(p)].audio(), num_samples, rng) for p, rng in zip(positions, rngs, strict=True)]
+    return torch.from_numpy(np.stack(audio)), rngs

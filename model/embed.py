@@ -1,0 +1,88 @@
+"""Embeds sounds and pictures with a trained run, in the one space of the image tower."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from ..shards import SAMPLE_RATE, ClipShards
+from .batches import fit
+from .checkpoint import RunState, load_model
+from .errors import CheckpointError
+from .frozen import image_embeddings
+from .library import TimmTower
+from .towers import image_tower
+from .unibrivl import UniBriVL
+
+BATCH = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Encoder:
+    """A run ready to embed."""
+
+    run: Path
+    model: UniBriVL
+    images: TimmTower
+    state: RunState
+
+    @property
+    def dim(self) -> int:
+        """Return the width of every embedding."""
+        return self.images.embed_dim
+
+    def fingerprints(self) -> dict[str, str]:
+        """Return what decides the embeddings, by modality."""
+        return {"audio": self.model.fingerprint(), "image": self.images.fingerprint}
+
+    def audio(self, sounds: list[np.ndarray]) -> np.ndarray:
+        """Return float32 (sounds, dim), unit norm, for float32 mono sounds at 16 kHz of any length."""
+        audio_BT = np.stack([fit(sound, self.model.language.num_samples) for sound in sounds])
+        return self.model.embed_audio(torch.from_numpy(audio_BT)).numpy()
+
+    def image(self, frames: list[np.ndarray]) -> np.ndarray:
+        """Return float32 (frames, dim), unit norm, for uint8 (H, W, 3) pictures of one size."""
+        embeddings = self.images.embed(np.stack(frames))
+        return embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)
+
+    def all_audio(self, clips: ClipShards, progress: Callable[[int], None] = lambda count: None) -> np.ndarray:
+        """Return the embeddings of every clip's sound, in catalog order."""
+        parts = []
+        for start in range(0, len(clips), BATCH):
+            sounds = [clips[i].audio() for i in range(start, min(start + BATCH, len(clips)))]
+            parts.append(self.audio(sounds))
+            progress(len(sounds))
+        return np.concatenate(parts)
+
+    def all_images(self, clips: ClipShards, progress: Callable[[int], None] = lambda count: None) -> np.ndarray:
+        """Return the embeddings of every clip's picture, in catalog order."""
+        return image_embeddings(clips, self.images, progress)
+
+    def canaries(self) -> dict[str, np.ndarray]:
+        """Return the embeddings of a generated tone and a generated picture, by modality.
+
+        Whoever stored them can tell later whether an encoder still computes the same function.
+        """
+        seconds = np.arange(SAMPLE_RATE, dtype=np.float64) / SAMPLE_RATE
+        tone = (0.5 * np.sin(2 * np.pi * (300 + 900 * seconds) * seconds)).astype(np.float32)
+        ramp = np.linspace(0, 255, 64)
+        picture = np.stack([np.tile(ramp, (64, 1)), np.tile(ramp[:, None], 64), np.full((64, 64), 128.0)], axis=-1)
+        return {"audio": self.audio([tone])[0], "image": self.image([picture.astype(np.uint8)])[0]}
+
+
+def load_encoder(run: Path) -> Encoder:
+    """Load a trained run with its image tower.
+
+    Raises:
+        CheckpointError: the run is missing or damaged, or the image tower is not the one it was trained against.
+    """
+    model, state = load_model(run)
+    images = image_tower(state.config["image_tower"])
+    if images.fingerprint != state.facts["image_fingerprint"]:
+        raise CheckpointError(
+            f"{run} was trained against image tower {state.facts['image_fingerprint'][:12]}, "
+            f"{images.name} is here {images.fingerprint[:12]}; install the package versions of the run"
+        )
+    return Encoder(run, model, images, state)
