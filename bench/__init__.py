@@ -1,1 +1,1 @@
-"""bench"""
+"""Measurements: protocols, controls and their result files."""

@@ -1,1 +1,1 @@
-"""index"""
+"""Embeddings on disk, search over them, and the page that shows what was found."""

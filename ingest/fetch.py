@@ -4,7 +4,6 @@ The file comes through the system's ordinary package clients (apt-get, pip), so 
 that they are set up for are used. Nothing is installed, and nothing here opens a network address itself.
 """
 
-import fcntl
 import hashlib
 import importlib.util
 import os
@@ -13,11 +12,11 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..shards.atomic import hold_directory
 from .errors import SampleError
 
 TEMPORARY_PREFIX = ".fetch-"
@@ -44,24 +43,6 @@ class PackageFile:
     sha256: str
     other_sample: str
     """The sample that does without this package; error messages name it."""
-
-
-@contextmanager
-def hold_directory(directory: Path, *, wait: bool) -> Iterator[bool]:
-    """Hold the directory against other processes; yield whether that worked (always, with `wait`).
-
-    The lock is on the directory itself, so it leaves no file and a killed process releases it.
-    """
-    fd = os.open(directory, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError:
-            yield False
-        else:
-            yield True
-    finally:
-        os.close(fd)
 
 
 def fetch_debian(package: PackageFile, cache: Path) -> Path:

@@ -120,8 +120,7 @@ def _add_video(container: OutputContainer, shape: tuple[int, ...], fps: int, key
     codec, options = "mpeg4", {"qmin": "3", "qmax": "3"}
     if "libx264" in codecs_available:
         # A constant quantiser: the same picture gives the same keyframe whatever the length of its clip.
-        fixed = f"keyint={keyframe_every}:min-keyint={keyframe_every}:scenecut=0:threads=1"
-        codec, options = "libx264", {"qp": "18", "preset": "ultrafast", "x264-params": fixed}
+        codec, options = "libx264", {"qp": "18", "preset": "ultrafast"}
     stream = container.add_stream(codec, rate=fps, options=options)
     assert isinstance(stream, VideoStream)
     stream.height, stream.width = shape[:2]

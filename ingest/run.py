@@ -1,6 +1,6 @@
 """`ingest`: a list of clips becomes committed shards, and a second run does only what is missing."""
 
-import fcntl
+import errno
 import math
 import os
 import time
@@ -17,7 +17,7 @@ from PIL import Image
 
 from .. import __version__
 from ..shards import FORMAT_VERSION, SAMPLE_RATE, Commit, ShardError
-from ..shards.atomic import remove_leftovers, write_json
+from ..shards.atomic import hold_directory, remove_leftovers, write_json
 from ..shards.catalog import DATASET_FILE, committed_shards, read_dataset, read_sidecar
 from .errors import DecodeError, IngestError, PlanError
 from .lists import ClipList, read_list
@@ -101,7 +101,7 @@ def ingest(config: IngestConfig, plan: Plan, progress: Progress = lambda code, c
     """
     started = time.monotonic()
     _check_media(config, plan)
-    with _locked(config.out):
+    with _writing(config.out):
         _adopt(config, plan)
         present = _present(config.out, plan)
         for commit in present.values():
@@ -138,19 +138,18 @@ def _check_media(config: IngestConfig, plan: Plan) -> None:
 
 
 @contextmanager
-def _locked(out: Path) -> Iterator[None]:
+def _writing(out: Path) -> Iterator[None]:
     """Create `out` and keep other writers away from it."""
     try:
         out.mkdir(parents=True, exist_ok=True)
-        lock = (out / "LOCK").open("w")
+        if not os.access(out, os.W_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        with hold_directory(out, wait=False) as is_ours:
+            if not is_ours:
+                raise IngestError(f"{out}: another run is writing there; wait for it, or choose another folder")
+            yield
     except OSError as e:
-        raise IngestError(f"{out}: cannot be written ({e.strerror})") from e
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise IngestError(f"{out}: another run is writing there; wait for it, or choose another folder") from None
-        yield
+        raise IngestError(f"{e.filename or out}: cannot be written ({e.strerror or e})") from e
 
 
 def _adopt(config: IngestConfig, plan: Plan) -> None:

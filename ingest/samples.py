@@ -9,6 +9,7 @@ import csv
 import hashlib
 import io
 import json
+import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures.process import BrokenProcessPool
@@ -17,9 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from .. import __version__
-from ..shards.atomic import remove_leftovers, write_bytes, write_json
+from ..shards.atomic import hold_directory, remove_leftovers, write_bytes, write_json
 from .errors import SampleError
-from .fetch import hold_directory
 
 Progress = Callable[[int, int, str], None]
 
@@ -119,6 +119,11 @@ def write_sample(config: SampleConfig, progress: Progress = lambda done, total, 
         raise SampleError(f"{e.filename or config.out}: {e.strerror or e}") from e
 
 
+def default_cache() -> Path:
+    """Return the folder for fetched packages: `unibrivl` below XDG_CACHE_HOME, else below ~/.cache."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "unibrivl"
+
+
 def clip_id(content: bytes) -> str:
     """Return an id shaped like AudioSet's: 11 characters of the base64url alphabet, `-` and `_` included."""
     digest = hashlib.blake2b(content, digest_size=8).digest()
@@ -142,9 +147,7 @@ def connected_groups(edges: Iterable[tuple[str, str]]) -> dict[str, str]:
     for node in sorted(parent):
         members.setdefault(root(node), []).append(node)
     return {
-        node: hashlib.sha256("\n".join(nodes).encode()).hexdigest()[:12]
-        for nodes in members.values()
-        for node in nodes
+        node: hashlib.sha256("\n".join(nodes).encode()).hexdigest()[:12] for nodes in members.values() for node in nodes
     }
 
 

@@ -22,9 +22,7 @@ class MediaFolder:
         try:
             names = os.listdir(root)  # noqa: PTH208  (an AudioSet folder has two million entries)
         except OSError as e:
-            raise PlanError(
-                f"{root}: not a readable folder of media ({e.strerror}); name one with --media-dir"
-            ) from e
+            raise PlanError(f"{root}: not a readable folder of media ({e.strerror}); name one with --media-dir") from e
         self._by_id: dict[str, str] = {}
         for name in sorted(names, reverse=True):
             stem, suffix = os.path.splitext(name)  # noqa: PTH122

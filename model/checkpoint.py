@@ -120,8 +120,6 @@ def _opened(run: Path) -> Any:
     try:
         return safe_open(path, framework="pt")
     except FileNotFoundError:
-        raise CheckpointError(
-            f"{run} is no run: it has no {CHECKPOINT_FILE}; make one with `unibrivl train`"
-        ) from None
+        raise CheckpointError(f"{run} is no run: it has no {CHECKPOINT_FILE}; make one with `unibrivl train`") from None
     except (SafetensorError, OSError) as e:
         raise CheckpointError(f"{path}: damaged ({e}); train again") from e

@@ -1,12 +1,14 @@
-"""Files that appear whole or not at all: write beside the target, flush to disk, rename.
+"""Files that appear whole or not at all: write beside the target, flush to disk, rename; one writer a folder.
 
 Every file that UniBriVL writes goes through here or follows the same order by itself (`writer.py`).
 """
 
+import fcntl
 import json
 import os
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -66,3 +68,21 @@ def remove_leftovers(directory: Path) -> int:
     for path in leftovers:
         path.unlink()
     return len(leftovers)
+
+
+@contextmanager
+def hold_directory(directory: Path, *, wait: bool) -> Iterator[bool]:
+    """Hold the directory against other processes; yield whether that worked (always, with `wait`).
+
+    The lock is on the directory itself, so it leaves no file and a killed process releases it.
+    """
+    fd = os.open(directory, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            yield False
+        else:
+            yield True
+    finally:
+        os.close(fd)

@@ -27,9 +27,7 @@ def read_dataset(root: Path) -> dict[str, Any]:
         value = json.loads(path.read_bytes())
         version = value["format"]
     except FileNotFoundError:
-        raise ShardError(
-            f"{root} is no shard set: it has no {DATASET_FILE}; make one with `unibrivl ingest`"
-        ) from None
+        raise ShardError(f"{root} is no shard set: it has no {DATASET_FILE}; make one with `unibrivl ingest`") from None
     except (OSError, ValueError, TypeError, KeyError) as e:
         raise ShardError(f"{path}: not readable ({e}); run `unibrivl ingest` into a new folder") from e
     if version != FORMAT_VERSION:

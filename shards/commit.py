@@ -71,17 +71,14 @@ def read_commit(path: Path) -> Commit:
         commit = Commit(directory=path.parent, **value)
         sizes = {suffix: commit.files[suffix]["bytes"] for suffix in SUFFIXES}
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as e:
-        raise ShardError(
-            f"{path}: no readable commit file ({e}); delete it and run the ingestion again"
-        ) from e
+        raise ShardError(f"{path}: no readable commit file ({e}); delete it and run the ingestion again") from e
     for suffix, size in sizes.items():
         file = commit.path(suffix)
         found = file.stat().st_size if file.is_file() else None
         if found != size:
             state = "is missing" if found is None else f"has {found} bytes"
             raise ShardError(
-                f"{file} {state}, its commit says {size} bytes; "
-                f"delete {path.name} and run the ingestion again"
+                f"{file} {state}, its commit says {size} bytes; delete {path.name} and run the ingestion again"
             )
     return commit
 

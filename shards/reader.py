@@ -92,9 +92,23 @@ class ClipShards:
         if number not in self._files:
             self._files[number] = os.open(path, os.O_RDONLY)
         key = self.catalog.table["key"][position].as_py()
-        span = os.pread(self._files[number], int(self._length[position]), int(self._offset[position]))
-        members = parse_members(span, f"{path}: {key}")
-        sample = Sample(key, members)
-        if sample.info().get("key") != key:
-            raise ShardError(f"{path}: another clip than {key} lies at its place; the shard is damaged")
-        return sample
+        return read_sample(self._files[number], path, key, int(self._offset[position]), int(self._length[position]))
+
+
+def read_sample(fd: int, path: Path, key: str, offset: int, length: int) -> Sample:
+    """Read one clip from an open tar.
+
+    Args:
+        fd: the open tar.
+        path: its path, for messages.
+        key: of the clip that must lie there.
+        offset: of the sample, in bytes.
+        length: of the sample, in bytes.
+
+    Raises:
+        ShardError: the bytes there are not that clip.
+    """
+    sample = Sample(key, parse_members(os.pread(fd, length, offset), f"{path}: {key}"))
+    if sample.info().get("key") != key:
+        raise ShardError(f"{path}: another clip than {key} lies at its place; the shard is damaged")
+    return sample

@@ -67,9 +67,7 @@ def make_page(*questions, **changes):
     page = Page(
         title="Retrieval of held-out clips",
         paragraphs=("What this page shows.",),
-        tables=(
-            Table(caption="Recall", columns=("direction", "R@1"), rows=(("a to b", "4 %"),), note="Chance: 1 %."),
-        ),
+        tables=(Table(caption="Recall", columns=("direction", "R@1"), rows=(("a to b", "4 %"),), note="Chance: 1 %."),),
         questions=questions or (make_question(),),
         facts=(("index", "sha256:4be1"), ("seed", "0")),
     )

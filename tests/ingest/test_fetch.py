@@ -88,9 +88,7 @@ def test_root_updates_the_lists_once(
     assert list((tmp_path / "cache").iterdir()) == []
 
 
-def test_an_update_can_cure_a_failed_download(
-    tmp_path: Path, fake_apt: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_update_can_cure_a_failed_download(tmp_path: Path, fake_apt: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     (fake_apt / "body").write_text(
         f"if [ $1 = update ]; then touch {fake_apt}/lists; exit 0; fi\n"

@@ -1,0 +1,143 @@
+"""`bench retrieval`: held-out queries against an index, beside chance and a permutation control.
+
+Protocol. Queries are the distinct sounds (or pictures) of the query split, the gallery the distinct pictures (or
+sounds) of the gallery split, compared by the embeddings that the index stores. An item answers a query truly when
+both are of one group and, where both come from one medium, their spans overlap by half (intersection over union at
+least 0.5). The control scores the same embeddings with the queries' true answers handed to other queries.
+
+Shapes: Q queries, G gallery items, D dimensions.
+"""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..index.snapshot import Snapshot, open_snapshot
+from ..model.retrieval import RetrievalScores, first_ranks, score
+from .errors import BenchError
+
+DIRECTIONS = {"audio_to_image": ("audio", "image"), "image_to_audio": ("image", "audio")}
+MIN_OVERLAP = 0.5
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RetrievalConfig:
+    """What `unibrivl bench retrieval` was asked to do."""
+
+    index: Path
+    query_split: str = "test"
+    gallery_split: str = "test"
+    permutations: int = 200
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse a control without a spread."""
+        if self.permutations < 2:
+            raise ValueError(f"permutations is {self.permutations}, want at least 2")
+
+
+@dataclass(frozen=True, slots=True)
+class Direction:
+    """One direction of retrieval, measured."""
+
+    query_rows: list[dict[str, Any]]
+    gallery_rows: list[dict[str, Any]]
+    scores_QG: np.ndarray
+    relevant_QG: np.ndarray
+    ranks_Q: np.ndarray
+    scores: RetrievalScores
+    shuffled_r10: float
+    shuffled_r10_sd: float
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the figures for JSON."""
+        control = {"shuffled_r10": self.shuffled_r10, "shuffled_r10_sd": self.shuffled_r10_sd}
+        return {name: round(value, 6) for name, value in (asdict(self.scores) | control).items()}
+
+    @property
+    def deviations(self) -> float:
+        """Return by how many of its standard deviations R@10 exceeds the control."""
+        return (self.scores.r10 - self.shuffled_r10) / max(self.shuffled_r10_sd, 1e-12)
+
+
+def measure(config: RetrievalConfig) -> dict[str, Direction]:
+    """Measure both directions.
+
+    Raises:
+        BenchError: a split has no items, or no query has a true answer.
+        IndexStoreError: the index is damaged.
+    """
+    snapshot = open_snapshot(config.index)
+    return {name: _direction(config, snapshot, *modalities) for name, modalities in DIRECTIONS.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class _Side:
+    """The items of one modality and split; equal contents are one item."""
+
+    members: list[dict[str, Any]]
+    """Every row."""
+    item_of: np.ndarray
+    """For each member, its item."""
+    items: list[dict[str, Any]]
+    """The first member of each item."""
+    vectors_ND: np.ndarray
+
+
+def _side(snapshot: Snapshot, modality: str, split: str) -> _Side:
+    segment = snapshot.segment(modality)
+    splits = segment.rows["split"].to_numpy(zero_copy_only=False)
+    positions = np.flatnonzero(splits == split)
+    if not len(positions):
+        raise BenchError(f"{snapshot.root} has no split {split!r}; it has {', '.join(sorted(set(splits.tolist())))}")
+    members = segment.rows.take(positions).to_pylist()
+    number: dict[str, int] = {}
+    item_of = np.array([number.setdefault(row["content_sha256"], len(number)) for row in members])
+    first = np.unique(item_of, return_index=True)[1]
+    vectors = segment.vectors_ND[positions[first]].astype(np.float32)
+    return _Side(members, item_of, [members[i] for i in first], vectors)
+
+
+def _direction(config: RetrievalConfig, snapshot: Snapshot, asked: str, sought: str) -> Direction:
+    queries = _side(snapshot, asked, config.query_split)
+    gallery = _side(snapshot, sought, config.gallery_split)
+    relevant = np.zeros((len(queries.items), len(gallery.items)), dtype=bool)
+    pairs = np.argwhere(_relevant(queries.members, gallery.members))
+    relevant[queries.item_of[pairs[:, 0]], gallery.item_of[pairs[:, 1]]] = True
+    answerable = np.flatnonzero(relevant.any(axis=1))
+    if not len(answerable):
+        raise BenchError(f"{config.index}: no {asked} of split {config.query_split} has a true {sought} to be found")
+    relevant = relevant[answerable]
+    scores = queries.vectors_ND[answerable] @ gallery.vectors_ND.T
+    shuffled = _permuted_r10(scores, relevant, config)
+    return Direction(
+        [queries.items[i] for i in answerable], gallery.items, scores, relevant, first_ranks(scores, relevant),
+        score(scores, relevant), float(shuffled.mean()), float(shuffled.std(ddof=1)),
+    )  # fmt: skip
+
+
+def _relevant(queries: list[dict[str, Any]], gallery: list[dict[str, Any]]) -> np.ndarray:
+    """Return which gallery rows are true answers, boolean (Q, G)."""
+
+    def column(rows: list[dict[str, Any]], name: str) -> np.ndarray:
+        return np.array([row[name] for row in rows])
+
+    same_group = column(queries, "group")[:, None] == column(gallery, "group")[None]
+    same_medium = column(queries, "media_id")[:, None] == column(gallery, "media_id")[None]
+    first = np.maximum(column(queries, "start_ms")[:, None], column(gallery, "start_ms")[None])
+    last = np.minimum(column(queries, "end_ms")[:, None], column(gallery, "end_ms")[None])
+    shared = np.clip(last - first, 0, None)
+    lengths = [column(rows, "end_ms") - column(rows, "start_ms") for rows in (queries, gallery)]
+    union = lengths[0][:, None] + lengths[1][None] - shared
+    return same_group & (~same_medium | (shared / union >= MIN_OVERLAP))
+
+
+def _permuted_r10(scores_QG: np.ndarray, relevant_QG: np.ndarray, config: RetrievalConfig) -> np.ndarray:
+    """Return R@10 of each permutation of the true answers among the queries, float64 (permutations,)."""
+    rng = np.random.Generator(np.random.Philox(key=config.seed))
+    return np.array([
+        (first_ranks(scores_QG, relevant_QG[rng.permutation(len(relevant_QG))]) <= 10).mean()
+        for _ in range(config.permutations)
+    ])  # fmt: skip
