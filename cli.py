@@ -254,7 +254,7 @@ def bench_retrieval(
     Example: unibrivl bench retrieval demo/stamps/index --html retrieval.html
     """
     from .bench.retrieval import RetrievalConfig, measure
-    from .bench.retrieval_page import COLUMNS, direction_cells, retrieval_page
+    from .bench.retrieval_page import COLUMNS, figure_rows, retrieval_page
     from .index.page import write_page
 
     with _usage():
@@ -267,7 +267,8 @@ def bench_retrieval(
     if as_json:
         _print_json({name: direction.as_dict() | {"seed": seed} for name, direction in measured.items()})
     else:
-        _print_table("held-out retrieval", COLUMNS, [direction_cells(name, d) for name, d in measured.items()])
+        rows = [row for name, direction in measured.items() for row in figure_rows(name, direction.as_dict())]
+        _print_table("held-out retrieval", COLUMNS, rows)
 
 
 @bench.command("demo")
@@ -282,11 +283,11 @@ def bench_demo(
     Example: unibrivl bench demo --sample stamps --out demo
     """
     from .bench.demo import DemoConfig, run_demo
-    from .bench.retrieval_page import COLUMNS, figure_cells
+    from .bench.retrieval_page import COLUMNS, figure_rows
 
     config = DemoConfig(sample=sample.value, out=out, started=started, seed=seed)
     summary = run_demo(config, lambda name, s, command: typer.echo(f"{name:<10}{s:>7.1f} s   {command}"))
-    rows = [figure_cells(name, figures) for name, figures in summary["retrieval"].items()]
+    rows = [row for name, figures in summary["retrieval"].items() for row in figure_rows(name, figures)]
     _print_table(f"held-out retrieval, {sample.value}", COLUMNS, rows)
     typer.echo(f"page: {summary['page']}\nsummary: {out / 'summary.json'}")
 
@@ -363,12 +364,11 @@ def _print_table(title: str, columns: tuple[str, ...], rows: list[tuple[str, ...
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(*columns, title=title)
+    table = Table(*columns, title=title, title_justify="left")
     for row in rows:
         table.add_row(*row)
-    console = Console()
     # a pipe has no width: never cut a figure there
-    console.print(table, width=None if console.is_terminal else 200, markup=False)
+    Console(width=None if sys.stdout.isatty() else 160, markup=False).print(table)
 
 
 def _print_plan(clips: Any, plan: Any, as_json: bool) -> None:

@@ -40,8 +40,8 @@ RECIPES = {
         query_split="test",
         gallery_split="test",
         paragraphs=(
-            "Every clip is a picture of a thing with its spoken name in French or with its sound. A fifth of the things "
-            "were kept from training; the questions below are drawn from them by a seeded hash, not chosen.",
+            "Every clip is a picture of a thing with its spoken name in French or with its sound. A fifth of the "
+            "things were kept from training; the questions below are drawn from them by a seeded hash, not chosen.",
             "The language tower was trained from nothing for minutes on a few hundred clips. What this can show: that "
             "the whole way from video to answer works, and that what was learnt carries over to things never met, "
             "beyond chance and beyond the permutation control. What it cannot show: how well UniBriVL searches with "
@@ -50,12 +50,13 @@ RECIPES = {
     ),
     "film": Recipe(
         shard_clips=32,
-        train=("--epochs", "30", "--batch-size", "32", *["--set", "clip_s=10", "--set", "num_mels=64"]),
+        train=("--epochs", "30", "--batch-size", "32", "--set", "clip_s=10", "--set", "num_mels=64"),
         query_split="test",
         gallery_split="train",
         paragraphs=(
             "One film of ten minutes, cut into windows of 10 s every 5 s. The questions are windows shifted by 2.5 s; "
-            "a true answer overlaps its question by half or more. The questions are drawn by a seeded hash, not chosen.",
+            "a true answer overlaps its question by half or more. The questions are drawn by a seeded hash, "
+            "not chosen.",
             "What this can show: that long video goes in and that a moment can be found again. What it cannot show: "
             "anything about other films. The model was trained on the very film that it searches, and one film "
             "cannot show generalisation: a ridge map to held-out stretches of it measured no better than chance.",

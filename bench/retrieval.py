@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from ..index.snapshot import Snapshot, open_snapshot
-from ..model.retrieval import RetrievalScores, first_ranks, score
+from ..model.retrieval import RetrievalScores, figures, first_ranks, score
 from .errors import BenchError
 
 DIRECTIONS = {"audio_to_image": ("audio", "image"), "image_to_audio": ("image", "audio")}
@@ -48,18 +48,12 @@ class Direction:
     relevant_QG: np.ndarray
     ranks_Q: np.ndarray
     scores: RetrievalScores
-    shuffled_r10: float
-    shuffled_r10_sd: float
+    shuffled: dict[str, float]
+    """The control: mean and standard deviation of each figure, as `shuffled_r10` and `shuffled_r10_sd`."""
 
     def as_dict(self) -> dict[str, Any]:
         """Return the figures for JSON."""
-        control = {"shuffled_r10": self.shuffled_r10, "shuffled_r10_sd": self.shuffled_r10_sd}
-        return {name: round(value, 6) for name, value in (asdict(self.scores) | control).items()}
-
-    @property
-    def deviations(self) -> float:
-        """Return by how many of its standard deviations R@10 exceeds the control."""
-        return (self.scores.r10 - self.shuffled_r10) / max(self.shuffled_r10_sd, 1e-12)
+        return {name: round(value, 6) for name, value in (asdict(self.scores) | self.shuffled).items()}
 
 
 def measure(config: RetrievalConfig) -> dict[str, Direction]:
@@ -111,10 +105,9 @@ def _direction(config: RetrievalConfig, snapshot: Snapshot, asked: str, sought: 
         raise BenchError(f"{config.index}: no {asked} of split {config.query_split} has a true {sought} to be found")
     relevant = relevant[answerable]
     scores = queries.vectors_ND[answerable] @ gallery.vectors_ND.T
-    shuffled = _permuted_r10(scores, relevant, config)
     return Direction(
         [queries.items[i] for i in answerable], gallery.items, scores, relevant, first_ranks(scores, relevant),
-        score(scores, relevant), float(shuffled.mean()), float(shuffled.std(ddof=1)),
+        score(scores, relevant), _permuted(scores, relevant, config),
     )  # fmt: skip
 
 
@@ -134,10 +127,15 @@ def _relevant(queries: list[dict[str, Any]], gallery: list[dict[str, Any]]) -> n
     return same_group & (~same_medium | (shared / union >= MIN_OVERLAP))
 
 
-def _permuted_r10(scores_QG: np.ndarray, relevant_QG: np.ndarray, config: RetrievalConfig) -> np.ndarray:
-    """Return R@10 of each permutation of the true answers among the queries, float64 (permutations,)."""
+def _permuted(scores_QG: np.ndarray, relevant_QG: np.ndarray, config: RetrievalConfig) -> dict[str, float]:
+    """Return mean and deviation of each figure when the true answers are permuted among the queries."""
     rng = np.random.Generator(np.random.Philox(key=config.seed))
-    return np.array([
-        (first_ranks(scores_QG, relevant_QG[rng.permutation(len(relevant_QG))]) <= 10).mean()
+    runs = [
+        asdict(figures(first_ranks(scores_QG, relevant_QG[rng.permutation(len(relevant_QG))])))
         for _ in range(config.permutations)
-    ])  # fmt: skip
+    ]
+    control = {}
+    for name in runs[0]:
+        values = np.array([run[name] for run in runs])
+        control |= {f"shuffled_{name}": float(values.mean()), f"shuffled_{name}_sd": float(values.std(ddof=1))}
+    return control

@@ -13,26 +13,25 @@ EXAMPLES = 3
 """A direction."""
 TOP = 5
 
-COLUMNS = (
-    "direction", "R@1", "R@5", "R@10", "R@10 by chance", "R@10 permuted (± sd)", "median rank", "MRR", "queries",
-    "gallery",
-)  # fmt: skip
+COLUMNS = ("direction", "R@1", "R@5", "R@10", "median rank", "MRR", "queries", "gallery")
+FIGURES = ("r1", "r5", "r10", "medr", "mrr")
 
 
-def direction_cells(name: str, direction: Direction) -> tuple[str, ...]:
-    """Return one row of the table, in the order of `COLUMNS`."""
-    return figure_cells(name, direction.as_dict())
-
-
-def figure_cells(name: str, figures: dict[str, Any]) -> tuple[str, ...]:
-    """Return the same row from a direction's figures, as a result file has them."""
+def figure_rows(name: str, figures: dict[str, Any]) -> list[tuple[str, ...]]:
+    """Return a direction's rows of the table: measured, by chance, permuted; `figures` as a result file has them."""
     asked, sought = DIRECTIONS[name]
-    plain = (f"{figures[key]:.3f}" for key in ("r1", "r5", "r10", "chance_r10"))
-    shuffled = f"{figures['shuffled_r10']:.3f} ± {figures['shuffled_r10_sd']:.3f}"
+
+    def cell(prefix: str, figure: str) -> str:
+        digits = 1 if figure == "medr" else 3
+        text = f"{figures[prefix + figure]:.{digits}f}"
+        return f"{text} ± {figures[f'{prefix}{figure}_sd']:.{digits}f}" if prefix == "shuffled_" else text
+
     counts = (str(figures["queries"]), str(figures["gallery"]))
-    return (
-        f"{WORDS[asked]} to {WORDS[sought]}", *plain, shuffled, f"{figures['medr']:g}", f"{figures['mrr']:.3f}", *counts
-    )  # fmt: skip
+    return [
+        (f"{WORDS[asked]} to {WORDS[sought]}", *(cell("", f) for f in FIGURES), *counts),
+        ("by chance", *(cell("chance_", f) for f in FIGURES), *counts),
+        ("permuted (± sd)", *(cell("shuffled_", f) for f in FIGURES), *counts),
+    ]
 
 
 def retrieval_page(config: RetrievalConfig, measured: dict[str, Direction], paragraphs: tuple[str, ...]) -> Page:
@@ -41,7 +40,7 @@ def retrieval_page(config: RetrievalConfig, measured: dict[str, Direction], para
     table = Table(
         caption=f"Held-out retrieval: queries of split {config.query_split}, gallery of split {config.gallery_split}",
         columns=COLUMNS,
-        rows=tuple(direction_cells(name, direction) for name, direction in measured.items()),
+        rows=tuple(row for name, direction in measured.items() for row in figure_rows(name, direction.as_dict())),
         note=(
             "Permuted: the same embeddings with the true answers handed to other queries, "
             f"{config.permutations} times. Ties count half."

@@ -41,7 +41,7 @@ def _draw_retrieval(axes: Any, looks: list[dict[str, Any]]) -> None:
     if looks:
         last = looks[-1]["validation"]["audio_to_image"]
         axes.axhline(last["chance_r10"], color="grey", linestyle="--", linewidth=1, label="chance")
-        axes.set_title(f"R@10 among {last['gallery']} {looks[-1]['validated_on']}", wrap=True)
+        axes.set_title(f"R@10 among {last['gallery']} clips ({looks[-1]['validated_on']})", wrap=True)
         highest = max(e["validation"][d]["r10"] for e in looks for d in e["validation"])
         axes.set_ylim(0, min(1.0, math.ceil(12 * max(highest, 0.1)) / 10))
     axes.set(xlabel="epoch", ylabel="R@10")

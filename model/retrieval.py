@@ -3,7 +3,7 @@
 Shapes: Q queries, G gallery items.
 """
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import numpy as np
 
@@ -22,38 +22,61 @@ def first_ranks(scores_QG: np.ndarray, relevant_QG: np.ndarray) -> np.ndarray:
     return 1.0 + higher_Q + equal_Q / 2
 
 
+def chance_survival(num_relevant_Q: np.ndarray, gallery: int) -> np.ndarray:
+    """Return, for r from 0 to G, the chance that a random order has its first relevant item behind rank r, float64.
+
+    Exact, by drawing without replacement, and averaged over the queries: product over i < r of (G - R - i) / (G - i).
+    """
+    values, counts = np.unique(num_relevant_Q, return_counts=True)
+    drawn = np.arange(gallery)
+    survival = np.zeros(gallery + 1)
+    for relevant, count in zip(values, counts, strict=True):
+        steps = np.clip((gallery - relevant - drawn) / (gallery - drawn), 0, 1)
+        survival += count * np.concatenate([[1.0], np.cumprod(steps)])
+    return survival / counts.sum()
+
+
 def chance_recall(num_relevant_Q: np.ndarray, gallery: int, k: int) -> float:
-    """Return the expected R@k of a random order, exactly: mean of 1 - C(G - R, k) / C(G, k)."""
-    k = min(k, gallery)
-    miss_Q = np.ones(len(num_relevant_Q))
-    for i in range(k):
-        miss_Q *= np.clip((gallery - num_relevant_Q - i) / (gallery - i), 0, 1)
-    return float(1 - miss_Q.mean())
+    """Return the expected R@k of a random order."""
+    return float(1 - chance_survival(num_relevant_Q, gallery)[min(k, gallery)])
 
 
-@dataclass(frozen=True, slots=True)
-class RetrievalScores:
-    """Figures of one direction."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Figures:
+    """What ranks come to."""
 
     r1: float
     r5: float
     r10: float
     medr: float
     mrr: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RetrievalScores(Figures):
+    """Figures of one direction, beside those of a random order."""
+
     queries: int
     gallery: int
     chance_r1: float
     chance_r5: float
     chance_r10: float
+    chance_medr: float
+    chance_mrr: float
+
+
+def figures(ranks_Q: np.ndarray) -> Figures:
+    """Return recall at 1, 5 and 10, median rank and mean reciprocal rank."""
+    r1, r5, r10 = (float((ranks_Q <= k).mean()) for k in (1, 5, 10))
+    return Figures(r1=r1, r5=r5, r10=r10, medr=float(np.median(ranks_Q)), mrr=float((1 / ranks_Q).mean()))
 
 
 def score(scores_QG: np.ndarray, relevant_QG: np.ndarray) -> RetrievalScores:
     """Score a direction; `relevant_QG` is boolean, with at least one true item in each row."""
-    ranks = first_ranks(scores_QG, relevant_QG)
     queries, gallery = scores_QG.shape
-    r1, r5, r10 = (float((ranks <= k).mean()) for k in (1, 5, 10))
-    chance_r1, chance_r5, chance_r10 = (chance_recall(relevant_QG.sum(axis=1), gallery, k) for k in (1, 5, 10))
-    return RetrievalScores(
-        r1=r1, r5=r5, r10=r10, medr=float(np.median(ranks)), mrr=float((1 / ranks).mean()), queries=queries,
-        gallery=gallery, chance_r1=chance_r1, chance_r5=chance_r5, chance_r10=chance_r10,
-    )  # fmt: skip
+    survival = chance_survival(relevant_QG.sum(axis=1), gallery)
+    chance = {f"chance_r{k}": float(1 - survival[min(k, gallery)]) for k in (1, 5, 10)}
+    chance["chance_medr"] = float(np.argmax(survival <= 0.5))
+    chance["chance_mrr"] = float((-np.diff(survival) / np.arange(1, gallery + 1)).sum())
+    measured = asdict(figures(first_ranks(scores_QG, relevant_QG)))
+    return RetrievalScores(**measured, **chance, queries=queries, gallery=gallery)
