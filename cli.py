@@ -80,7 +80,8 @@ def sample(
 
     Example: unibrivl sample stamps demo/stamps/sample --language fr --language es
     """
-    from .ingest.samples import SampleConfig, default_cache, write_sample
+    from .ingest.corpora import SampleConfig
+    from .ingest.samples import default_cache, write_sample
 
     with _usage():
         config = SampleConfig(

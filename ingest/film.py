@@ -14,9 +14,9 @@ from pathlib import Path
 import av
 
 from ..shards.atomic import write_bytes
+from .corpora import Progress, SampleClip, SampleConfig, clip_id
 from .errors import SampleError
 from .fetch import PackageFile, fetch_source
-from .samples import Progress, SampleClip, SampleConfig, clip_id
 
 PACKAGE = PackageFile(
     name="moviepy",

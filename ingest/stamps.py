@@ -27,10 +27,10 @@ import resvg_py
 from av.error import FFmpegError
 from PIL import Image
 
+from .corpora import Progress, SampleClip, SampleConfig, clip_id, connected_groups, held_out_groups
 from .errors import SampleError
 from .fetch import PackageFile, fetch_debian
 from .mux import read_recording, write_video
-from .samples import Progress, SampleClip, SampleConfig, clip_id, connected_groups, held_out_groups
 
 PACKAGE = PackageFile(
     name="tuxpaint-stamps-default",

@@ -169,14 +169,6 @@ def test_a_missing_pip_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         fetch.fetch_source(PACKAGE, tmp_path / "cache")
 
 
-def test_a_directory_is_held_by_one_at_a_time(tmp_path: Path) -> None:
-    hold = fetch.hold_directory
-    with hold(tmp_path, wait=False) as first, hold(tmp_path, wait=False) as second:
-        assert first and not second
-    with hold(tmp_path, wait=False) as third:
-        assert third
-
-
 def test_addresses_are_hidden_and_files_are_not() -> None:
     text = "E: https://user:word@deb.example.org/x failed at proxy.example.org:8080, see toy-1.0.tar.gz (1.0.2)"
     assert fetch.without_addresses(text) == "E: [address] failed at [address], see toy-1.0.tar.gz (1.0.2)"

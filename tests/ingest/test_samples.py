@@ -27,17 +27,12 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from unibrivl.ingest import film, stamps
+from unibrivl.ingest.corpora import SampleConfig, clip_id, connected_groups, held_out_groups
 from unibrivl.ingest.errors import SampleError
-from unibrivl.ingest.fetch import PackageFile, hold_directory
+from unibrivl.ingest.fetch import PackageFile
 from unibrivl.ingest.mux import write_video
-from unibrivl.ingest.samples import (
-    SampleConfig,
-    SampleResult,
-    clip_id,
-    connected_groups,
-    held_out_groups,
-    write_sample,
-)
+from unibrivl.ingest.samples import SampleResult, write_sample
+from unibrivl.shards.atomic import hold_directory
 
 SVG = '<svg xmlns="http://www.w3.org/2000/svg" {}><rect width="20" height="10" fill="red"/></svg>'
 
@@ -233,7 +228,8 @@ KILLED = """
     from dataclasses import replace
     from pathlib import Path
     from unibrivl.ingest import stamps
-    from unibrivl.ingest.samples import SampleConfig, write_sample
+    from unibrivl.ingest.corpora import SampleConfig
+    from unibrivl.ingest.samples import write_sample
 
     def kill(done, total, what):
         if done:
