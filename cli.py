@@ -151,6 +151,7 @@ def train(
     batch_size: Annotated[int, typer.Option(help="Clips a step.")] = 64,
     lr: Annotated[float, typer.Option(help="Peak learning rate.")] = 1e-3,
     val_share: Annotated[float, typer.Option(help="Share of the groups kept for the curves.")] = 0.1,
+    validate_every: Annotated[int, typer.Option(help="Epochs between two points of the retrieval curve.")] = 2,
     checkpoint_every: Annotated[int, typer.Option(help="Steps between two checkpoints.")] = 25,
     seed: Annotated[int, typer.Option(help="Of weights, order and augmentation.")] = 0,
     set_: Annotated[
@@ -169,7 +170,8 @@ def train(
     with _usage():
         config = TrainConfig(
             shards=shards, out=out, split=split, language_tower=language_tower, image_tower=image_tower, epochs=epochs,
-            batch_size=batch_size, lr=lr, val_share=val_share, checkpoint_every=checkpoint_every, seed=seed,
+            batch_size=batch_size, lr=lr, val_share=val_share, validate_every=validate_every,
+            checkpoint_every=checkpoint_every, seed=seed,
             tower_options=_settings(set_ or []),
         )  # fmt: skip
     with _bar("train") as step:

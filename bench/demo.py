@@ -36,7 +36,7 @@ class Recipe:
 RECIPES = {
     "stamps": Recipe(
         shard_clips=128,
-        train=("--epochs", "14", "--batch-size", "64", "--set", "clip_s=1.6", "--set", "num_mels=64"),
+        train=("--epochs", "8", "--batch-size", "32", "--lr", "5e-4", "--set", "clip_s=1.6", "--set", "num_mels=64"),
         query_split="test",
         gallery_split="test",
         paragraphs=(
@@ -50,7 +50,18 @@ RECIPES = {
     ),
     "film": Recipe(
         shard_clips=32,
-        train=("--epochs", "30", "--batch-size", "32", "--set", "clip_s=10", "--set", "num_mels=64"),
+        train=(
+            "--epochs",
+            "16",
+            "--validate-every",
+            "4",
+            "--batch-size",
+            "32",
+            "--set",
+            "num_mels=64",
+            "--set",
+            "hop=706",
+        ),
         query_split="test",
         gallery_split="train",
         paragraphs=(

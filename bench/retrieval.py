@@ -1,9 +1,9 @@
 """`bench retrieval`: held-out queries against an index, beside chance and a permutation control.
 
 Protocol. Queries are the distinct sounds (or pictures) of the query split, the gallery the distinct pictures (or
-sounds) of the gallery split, compared by the embeddings that the index stores. An item answers a query truly when
-both are of one group and, where both come from one medium, their spans overlap by half (intersection over union at
-least 0.5). The control scores the same embeddings with the queries' true answers handed to other queries.
+sounds) of the gallery split, compared by the embeddings that the index stores. An item answers a query truly when the
+two are related (`model/relation.py`): of one group and, where both come from one medium, overlapping by half. The
+control scores the same embeddings with the queries' true answers handed to other queries.
 
 Shapes: Q queries, G gallery items, D dimensions.
 """
@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 
 from ..index.snapshot import Snapshot, open_snapshot
+from ..model.relation import MIN_OVERLAP, Spans, related
 from ..model.retrieval import RetrievalScores, figures, first_ranks, score
 from .errors import BenchError
 
 DIRECTIONS = {"audio_to_image": ("audio", "image"), "image_to_audio": ("image", "audio")}
-MIN_OVERLAP = 0.5
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -98,7 +98,8 @@ def _direction(config: RetrievalConfig, snapshot: Snapshot, asked: str, sought: 
     queries = _side(snapshot, asked, config.query_split)
     gallery = _side(snapshot, sought, config.gallery_split)
     relevant = np.zeros((len(queries.items), len(gallery.items)), dtype=bool)
-    pairs = np.argwhere(_relevant(queries.members, gallery.members))
+    spans = Spans.of(queries.members), Spans.of(gallery.members)
+    pairs = np.argwhere(related(*spans, min_overlap=MIN_OVERLAP))
     relevant[queries.item_of[pairs[:, 0]], gallery.item_of[pairs[:, 1]]] = True
     answerable = np.flatnonzero(relevant.any(axis=1))
     if not len(answerable):
@@ -109,22 +110,6 @@ def _direction(config: RetrievalConfig, snapshot: Snapshot, asked: str, sought: 
         [queries.items[i] for i in answerable], gallery.items, scores, relevant, first_ranks(scores, relevant),
         score(scores, relevant), _permuted(scores, relevant, config),
     )  # fmt: skip
-
-
-def _relevant(queries: list[dict[str, Any]], gallery: list[dict[str, Any]]) -> np.ndarray:
-    """Return which gallery rows are true answers, boolean (Q, G)."""
-
-    def column(rows: list[dict[str, Any]], name: str) -> np.ndarray:
-        return np.array([row[name] for row in rows])
-
-    same_group = column(queries, "group")[:, None] == column(gallery, "group")[None]
-    same_medium = column(queries, "media_id")[:, None] == column(gallery, "media_id")[None]
-    first = np.maximum(column(queries, "start_ms")[:, None], column(gallery, "start_ms")[None])
-    last = np.minimum(column(queries, "end_ms")[:, None], column(gallery, "end_ms")[None])
-    shared = np.clip(last - first, 0, None)
-    lengths = [column(rows, "end_ms") - column(rows, "start_ms") for rows in (queries, gallery)]
-    union = lengths[0][:, None] + lengths[1][None] - shared
-    return same_group & (~same_medium | (shared / union >= MIN_OVERLAP))
 
 
 def _permuted(scores_QG: np.ndarray, relevant_QG: np.ndarray, config: RetrievalConfig) -> dict[str, float]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..shards.atomic import canonical_json, hold_directory, write_bytes, write_json
+from ..shards.atomic import canonical_json, hold_directory, is_foreign, write_bytes, write_json
 from .errors import IndexStoreError
 from .segment import Segment, open_segment, remove_leftovers
 
@@ -48,7 +48,7 @@ def writing(root: Path) -> Iterator[None]:
         IndexStoreError: `root` cannot be written, is something else, or has another writer.
     """
     try:
-        if root.exists() and any(root.iterdir()) and not (root / "snapshots").is_dir():
+        if is_foreign(root, "snapshots"):
             raise IndexStoreError(f"{root} is not empty and no index; choose another folder")
         for name in ("snapshots", "segments"):
             (root / name).mkdir(parents=True, exist_ok=True)

@@ -8,6 +8,7 @@ import multiprocessing
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 
@@ -35,7 +36,8 @@ class _Worker:
 
     def give(self, task: ShardTask) -> None:
         self.task, self.key, self.since = task, "", time.monotonic()
-        self.connection.send(task)
+        with suppress(BrokenPipeError, ConnectionResetError):  # it died idle: the pool will hear of that
+            self.connection.send(task)
 
     def stop(self) -> None:
         self.process.kill()

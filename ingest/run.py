@@ -17,7 +17,7 @@ from PIL import Image
 
 from .. import __version__
 from ..shards import FORMAT_VERSION, SAMPLE_RATE, Commit, ShardError
-from ..shards.atomic import hold_directory, remove_leftovers, write_json
+from ..shards.atomic import hold_directory, is_foreign, remove_leftovers, write_json
 from ..shards.catalog import DATASET_FILE, committed_shards, read_dataset, read_sidecar
 from .errors import DecodeError, IngestError, PlanError
 from .lists import ClipList, read_list
@@ -169,6 +169,8 @@ def _adopt(config: IngestConfig, plan: Plan) -> None:
         },
     }  # fmt: skip
     path = config.out / DATASET_FILE
+    if is_foreign(config.out, "plan"):
+        raise PlanError(f"{config.out} is not empty and no shard set; choose another folder")
     if path.exists() and committed_shards(config.out):
         found = read_dataset(config.out)
         for name in ("plan_sha256", "frame", "max_pad_ms"):

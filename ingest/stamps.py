@@ -10,15 +10,13 @@ import io
 import os
 import re
 import shutil
-import signal
 import subprocess
 import tarfile
-import threading
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field
-from multiprocessing import get_context, parent_process
+from multiprocessing import get_context
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -27,6 +25,7 @@ import resvg_py
 from av.error import FFmpegError
 from PIL import Image
 
+from .children import follow_parent
 from .corpora import Progress, SampleClip, SampleConfig, clip_id, connected_groups, held_out_groups
 from .errors import SampleError
 from .fetch import PackageFile, fetch_debian
@@ -227,25 +226,12 @@ def _run(jobs: Sequence[Job], media: Path) -> Iterator[Outcome]:
         return
     # Spawned, because a forked child may inherit locks held by the parent's threads.
     num_workers = min(len(os.sched_getaffinity(0)), len(chunks))
-    pool = ProcessPoolExecutor(num_workers, get_context("spawn"), initializer=_start_worker)
+    pool = ProcessPoolExecutor(num_workers, get_context("spawn"), initializer=follow_parent)
     try:
         for future in as_completed([pool.submit(_make_chunk, chunk, media) for chunk in chunks]):
             yield from future.result()
     finally:
         pool.shutdown(cancel_futures=True)
-
-
-def _start_worker() -> None:
-    """Leave the interrupt key to the parent, and end when the parent is gone, however it went."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    parent = parent_process()
-    assert parent is not None
-
-    def watch() -> None:
-        parent.join()
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
 
 
 def _make_chunk(jobs: Sequence[Job], media: Path) -> list[Outcome]:

@@ -20,6 +20,7 @@ import soundfile
 from PIL import Image
 
 from ..shards import SAMPLE_RATE, ShardWriter
+from .children import follow_parent, limit_memory
 from .clips import Clip
 from .decode import DecodedClip, decode_clip
 from .errors import DecodeError
@@ -149,7 +150,8 @@ def _file_sha256(path: Path) -> str:
 
 def serve(config: WorkerConfig, number: int, connection: Connection) -> None:
     """Make the shards that come over `connection` until None comes or the parent is gone."""
-    _limit_memory(config.memory_bytes)
+    follow_parent()
+    limit_memory(config.memory_bytes)
     ledger_path = config.out / "ledger" / config.run / f"{number:03d}.jsonl"
     try:
         media = MediaFolder(config.media_dir)
@@ -174,12 +176,3 @@ def serve(config: WorkerConfig, number: int, connection: Connection) -> None:
         connection.send(("fatal", f"{config.out}: {what}", ""))
     except Exception:
         connection.send(("fatal", "an error of the program itself while making a shard", traceback.format_exc()))
-
-
-def _limit_memory(limit_bytes: int) -> None:
-    """Bound this process's address space, so that a hostile file cannot take the machine's memory."""
-    try:
-        import resource
-    except ImportError:  # not a Unix
-        return
-    resource.setrlimit(resource.RLIMIT_AS, (limit_bytes, limit_bytes))

@@ -19,7 +19,7 @@ def pair_loss(x_BD: Tensor, y_BD: Tensor, scale: Tensor, same_BB: Tensor | None 
         x_BD: embeddings of one kind; normalised here.
         y_BD: embeddings of the other kind.
         scale: the inverse temperature.
-        same_BB: true where row and column come from one group; such pairs are no negatives (the diagonal is kept).
+        same_BB: true where row and column are related; such pairs are no negatives (the diagonal is kept).
     """
     logits_BB = scale.float() * normalize(x_BD.float(), dim=1) @ normalize(y_BD.float(), dim=1).T
     if same_BB is not None:

@@ -8,8 +8,9 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,13 +21,14 @@ from torch import Tensor
 
 from .. import __version__
 from ..shards import ClipShards, epoch_order, read_dataset
-from ..shards.atomic import write_bytes
+from ..shards.atomic import hold_directory, is_foreign, remove_leftovers, write_bytes
 from .batches import fit, mask, training_audio
 from .checkpoint import CHECKPOINT_FILE, RunState, read_state, restore, save_checkpoint
 from .errors import TrainError
 from .frozen import image_embeddings
 from .library import LITE0
 from .plot import write_plot
+from .relation import MIN_OVERLAP, Spans, related
 from .retrieval import RetrievalScores, score
 from .towers import image_tower, language_options
 from .unibrivl import UniBriVL
@@ -105,7 +107,7 @@ class _Data:
 
     clips: ClipShards
     images_NV: Tensor
-    groups_N: np.ndarray
+    spans: Spans
     train: np.ndarray
     val: np.ndarray
     validated_on: str
@@ -120,7 +122,7 @@ def train(config: TrainConfig, progress: Progress = lambda done, total, text: No
         CheckpointError: the checkpoint in `out` is damaged.
     """
     started = time.monotonic()
-    with ClipShards(config.shards, split=config.split) as clips:
+    with ClipShards(config.shards, split=config.split) as clips, _writing(config.out):
         tower = image_tower(config.image_tower)
         facts = {
             "image_dim": tower.embed_dim,
@@ -134,6 +136,19 @@ def train(config: TrainConfig, progress: Progress = lambda done, total, text: No
         validation = trainer.run(progress)
     write_plot(config.out / METRICS_FILE, config.out / "plot.png")
     return TrainResult(config.out, trainer.steps, time.monotonic() - started, validation, data.validated_on)
+
+
+@contextmanager
+def _writing(out: Path) -> Iterator[None]:
+    """Create `out` and keep other writers away from it."""
+    if is_foreign(out, METRICS_FILE):
+        raise TrainError(f"{out} is not empty and no run; choose another --out")
+    out.mkdir(parents=True, exist_ok=True)
+    with hold_directory(out, wait=False) as is_ours:
+        if not is_ours:
+            raise TrainError(f"{out}: another process is training there; wait for it, or choose another --out")
+        remove_leftovers(out)
+        yield
 
 
 def _resumed(config: TrainConfig, facts: dict[str, Any]) -> RunState | None:
@@ -161,9 +176,8 @@ def _prepare(config: TrainConfig, clips: ClipShards, tower: Any, progress: Progr
         progress(embedded, len(clips), "pictures through the frozen tower")
 
     images = torch.from_numpy(image_embeddings(clips, tower, count))
-    names = clips.catalog.column("group")
-    _, groups = np.unique(names, return_inverse=True)
-    held = np.array([_fraction(f"{config.seed}/{name}") < config.val_share for name in names])
+    spans = Spans.of(clips.catalog.table.select(["group", "media_id", "start_ms", "end_ms"]).to_pylist())
+    held = np.array([_fraction(f"{config.seed}/{name}") < config.val_share for name in spans.groups])
     train_positions, val = np.flatnonzero(~held), np.flatnonzero(held)
     validated_on = "held-out groups"
     if not len(val) or not len(train_positions):
@@ -174,7 +188,7 @@ def _prepare(config: TrainConfig, clips: ClipShards, tower: Any, progress: Progr
             f"{config.shards} has {len(train_positions)} clips to train on, fewer than a batch of "
             f"{config.batch_size}; pass a smaller --batch-size"
         )
-    return _Data(clips, images, groups, train_positions, val, validated_on)
+    return _Data(clips, images, spans, train_positions, val, validated_on)
 
 
 def _fraction(text: str) -> float:
@@ -192,7 +206,6 @@ class _Trainer:
         self.model = UniBriVL(config.language_tower, config.tower_options, facts["image_dim"])
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=config.lr, weight_decay=config.weight_decay)
         self.step = 0
-        config.out.mkdir(parents=True, exist_ok=True)
         if resumed:
             restore(config.out, self.model, self.optimizer)
             self.step = resumed.step
@@ -232,8 +245,8 @@ class _Trainer:
         self.model.train()
         with torch.no_grad():
             features = mask(self.model.language.features(audio), rngs)
-        groups = torch.from_numpy(self.data.groups_N[positions])
-        terms = self.model.loss(features, self.data.images_NV[positions], groups[:, None] == groups[None])
+        spans = self.data.spans.take(positions)
+        terms = self.model.loss(features, self.data.images_NV[positions], torch.from_numpy(related(spans, spans)))
         loss = terms[0] + terms[1]
         if not math.isfinite(loss.item()):
             raise TrainError(f"the loss became {loss.item()} at step {self.step}; lower --lr and start again")
@@ -282,8 +295,8 @@ class _Trainer:
             ]
             parts.append(self.model.embed_audio(torch.from_numpy(np.stack(audio))))
         scores = (torch.cat(parts) @ self.data.images_NV[val].T).numpy()
-        groups = self.data.groups_N[val]
-        relevant = groups[:, None] == groups[None]
+        spans = self.data.spans.take(val)
+        relevant = related(spans, spans, min_overlap=MIN_OVERLAP)
         return {"audio_to_image": score(scores, relevant), "image_to_audio": score(scores.T, relevant)}
 
     def _log(self, entry: dict[str, Any]) -> None:

@@ -59,6 +59,13 @@ def write_json(target: Path, value: Any) -> None:
     write_bytes(target, canonical_json(value))
 
 
+def is_foreign(directory: Path, marker: str) -> bool:
+    """Tell whether `directory` holds something, but not the `marker` that our outputs of that kind begin with."""
+    if not directory.exists() or (directory / marker).exists():
+        return False
+    return any(TEMPORARY_MARK not in path.name for path in directory.iterdir())
+
+
 def remove_leftovers(directory: Path) -> int:
     """Delete what interrupted writes left in `directory`; return how many files that were.
 

@@ -1,0 +1,163 @@
+"""Checks how one shard is made: its samples, its sidecar, and what it says while it works."""
+
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from unibrivl.ingest import Clip, DecodeError
+from unibrivl.ingest.plan import PlannedShard
+from unibrivl.ingest.sources import MediaFolder
+from unibrivl.ingest.worker import ShardTask, WorkerConfig, make_shard
+from unibrivl.shards import ClipShards, read_commit
+from unibrivl.shards.atomic import write_json
+from unibrivl.shards.catalog import read_sidecar
+
+Configure = Callable[[Path], WorkerConfig]
+
+
+def make(
+    config: WorkerConfig, clips: list[Clip], poison: dict[str, DecodeError] | None = None
+) -> list[tuple[str, ...]]:
+    """Make one shard; return what was told."""
+    told: list[tuple[str, ...]] = []
+    task = ShardTask(PlannedShard("gen-train-000000", "train", tuple(clips)), poison or {})
+    make_shard(config, MediaFolder(config.media_dir), task, lambda *event: told.append(event))
+    return told
+
+
+def commit_file(config: WorkerConfig) -> Path:
+    return config.out / "shards" / "train" / "gen-train-000000.commit.json"
+
+
+def test_good_and_bad_clips_of_one_shard(
+    media: Callable[..., Path], worker_config: Configure, clips_of: Callable[..., list[Clip]]
+) -> None:
+    folder = media("a", "b", "c")
+    (folder / "b.mp4").write_text("<html>")
+    config = worker_config(folder)
+    clips = clips_of("a", "b", "gone", "c")
+    told = make(config, clips)
+    keys = [clip.key for clip in clips]
+    assert [event[:2] for event in told] == [(what, key) for key in keys for what in ("clip", "done")]
+    assert [event[2] for event in told[1::2]] == ["", "media.not_media", "local.missing_file", ""]
+    commit = read_commit(commit_file(config))
+    assert (commit.planned, commit.ok) == (4, 2)
+    assert commit.errors == {"local.missing_file": 1, "media.not_media": 1}
+    rows = read_sidecar(commit).to_pylist()
+    assert [row["key"] for row in rows] == keys
+    assert [row["status"] for row in rows] == ["ok", "failed", "failed", "ok"]
+    assert str(folder / "b.mp4") in rows[1]["error_detail"]
+    for row in rows[1:3]:
+        assert row["tar_offset"] is row["num_samples"] is row["src_sha256"] is None
+
+
+def test_the_sidecar_says_what_lies_in_the_tar(media: Callable[..., Path], worker_config: Configure) -> None:
+    folder = media("a", "b")
+    config = worker_config(folder)
+    clips = [
+        Clip(corpus="gen", media_id="a", start_ms=100, end_ms=900, labels=("x", "y"), caption="A «tone»", group="g",
+             language="fr", license="CC0-1.0"),
+        Clip(corpus="gen", media_id="a", start_ms=200, end_ms=700),
+        Clip(corpus="gen", media_id="b", source="b.mp4", start_ms=0, end_ms=1000),
+    ]  # fmt: skip
+    make(config, clips)
+    write_json(config.out / "dataset.json", {"format": 1})
+    with ClipShards(config.out) as shards:
+        rows = shards.catalog.table.to_pylist()
+        samples = list(shards)
+    for clip, row, sample in zip(clips, rows, samples, strict=True):
+        assert row["key"] == sample.key == clip.key
+        length_ms = clip.end_ms - clip.start_ms
+        assert row["num_samples"] == len(sample.audio()) == 16 * length_ms
+        assert (row["duration_ms"], row["pad_ms"], row["decode_errors"]) == (length_ms, 0, 0)
+        assert row["audio_sha256"] == hashlib.sha256(sample.members["flac"]).hexdigest()
+        assert row["frame_sha256"] == hashlib.sha256(sample.members["jpg"]).hexdigest()
+        assert row["src_sha256"] == hashlib.sha256((folder / f"{clip.media_id}.mp4").read_bytes()).hexdigest()
+        assert sample.frame().shape == (16, 16, 3)
+        assert row["group"] == (clip.group or clip.media_id)
+        assert abs(row["peak_dbfs"] - -6.02) < 1 and row["silent_ratio"] == row["clip_ratio"] == 0
+        assert abs(row["frame_luma_mean"] - sample.frame().mean(axis=(0, 1)) @ [0.299, 0.587, 0.114]) < 2
+        info = sample.info()
+        for name in ("key", "start_ms", "end_ms", "labels", "caption", "language", "license", "split", "group"):
+            assert info[name] == row[name]
+    assert samples[0].info()["labels"] == ["x", "y"]
+    assert samples[0].info()["caption"] == "A «tone»"
+    assert "«" in samples[0].members["json"].decode()
+
+
+def test_sound_is_stored_without_loss(
+    media: Callable[..., Path], worker_config: Configure, clips_of: Callable[..., list[Clip]]
+) -> None:
+    from unibrivl.ingest.decode import decode_clip
+
+    config = worker_config(media("a"))
+    make(config, clips_of("a"))
+    write_json(config.out / "dataset.json", {"format": 1})
+    with ClipShards(config.out) as shards:
+        stored = shards[0]
+    clip = decode_clip(config.media_dir / "a.mp4", 0, 1000, frame_size=16, max_pad_ms=100)
+    assert np.array_equal(np.round(stored.audio() * 32768).astype(np.int16), clip.audio)
+    assert np.abs(stored.frame().astype(int) - clip.frame).mean() < 4  # JPEG
+
+
+def test_without_a_good_clip_nothing_is_committed(
+    media: Callable[..., Path], worker_config: Configure, clips_of: Callable[..., list[Clip]]
+) -> None:
+    config = worker_config(media())
+    told = make(config, clips_of("gone", "away"))
+    assert [event[2] for event in told[1::2]] == ["local.missing_file"] * 2
+    assert list((config.out / "shards" / "train").iterdir()) == []
+
+
+def test_a_poisoned_clip_is_not_tried_again(
+    media: Callable[..., Path], worker_config: Configure, clips_of: Callable[..., list[Clip]]
+) -> None:
+    config = worker_config(media("a", "b"))
+    clips = clips_of("a", "b")
+    told = make(config, clips, {clips[0].key: DecodeError("system.timeout", "too late")})
+    assert told[1] == ("done", clips[0].key, "system.timeout", "too late")
+    assert told[3] == ("done", clips[1].key, "", "")
+    assert read_commit(commit_file(config)).errors == {"system.timeout": 1}
+
+
+@pytest.mark.parametrize("where", ["clip", "done"])
+def test_a_parent_that_is_gone_leaves_nothing(
+    media: Callable[..., Path], worker_config: Configure, clips_of: Callable[..., list[Clip]], where: str
+) -> None:
+    config = worker_config(media("a"))
+
+    def tell(event: str, *_: str) -> None:
+        if event == where:
+            raise BrokenPipeError
+
+    task = ShardTask(PlannedShard("gen-train-000000", "train", tuple(clips_of("a"))))
+    with pytest.raises(BrokenPipeError):
+        make_shard(config, MediaFolder(config.media_dir), task, tell)
+    assert list((config.out / "shards" / "train").iterdir()) == []
+
+
+def test_a_clip_of_one_sample_width_is_measured(media: Callable[..., Path], worker_config: Configure) -> None:
+    config = worker_config(media("a"))
+    make(config, [Clip(corpus="gen", media_id="a", start_ms=500, end_ms=501)])
+    (row,) = read_sidecar(read_commit(commit_file(config))).to_pylist()
+    assert row["num_samples"] == 16
+
+
+def test_an_error_survives_the_way_out_of_a_worker() -> None:
+    import pickle
+
+    error = pickle.loads(pickle.dumps(DecodeError("media.no_audio", "a.mp4: has no audio track")))
+    assert (error.code, str(error)) == ("media.no_audio", "a.mp4: has no audio track")
+
+
+def test_the_commit_file_is_valid_json(
+    media: Callable[..., Path], worker_config: Configure, clips_of: Callable[..., list[Clip]]
+) -> None:
+    config = worker_config(media("a"))
+    make(config, clips_of("a"))
+    value = json.loads(commit_file(config).read_text())
+    assert value["format"] == 1 and value["plan_sha256"] == "0" * 64

@@ -1,0 +1,185 @@
+"""A run's one file: what goes in comes out, and what is not it is refused in one line."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from unibrivl.model.checkpoint import CHECKPOINT_FILE, RunState, load_model, read_state, restore, save_checkpoint
+from unibrivl.model.errors import CheckpointError
+from unibrivl.model.unibrivl import UniBriVL
+
+IMAGE_DIM = 6
+
+
+def make_model(seed: int = 0) -> tuple[UniBriVL, torch.optim.Optimizer]:
+    torch.manual_seed(seed)
+    model = UniBriVL("tiny", {}, IMAGE_DIM)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    audio = torch.randn(5, 16_000)
+    terms = model.loss(model.language.features(audio), torch.randn(5, IMAGE_DIM), torch.eye(5, dtype=torch.bool))
+    sum(terms).backward()
+    optimizer.step()
+    return model, optimizer
+
+
+@pytest.fixture
+def saved(tmp_path: Path, tiny_tower: str) -> tuple[Path, UniBriVL, torch.optim.Optimizer]:
+    model, optimizer = make_model()
+    config = {"language_tower": {"name": tiny_tower, "options": {}}, "note": "Größe"}
+    save_checkpoint(tmp_path, RunState(config, {"image_dim": IMAGE_DIM}, 3, 9), model, optimizer)
+    return tmp_path, model, optimizer
+
+
+def rewrite(run: Path, tensors: dict[str, torch.Tensor] | None = None, **metadata: str) -> None:
+    """Write the checkpoint again with other metadata or other tensors."""
+    path = run / CHECKPOINT_FILE
+    header = json.loads(path.read_bytes()[8 : 8 + int.from_bytes(path.read_bytes()[:8], "little")])
+    found = load_file(path)
+    merged = {k: v for k, v in (header["__metadata__"] | metadata).items() if v}
+    save_file(found if tensors is None else tensors, path, metadata=merged)
+
+
+def refused(run: Path) -> str:
+    """Return the one line with which loading the run is refused."""
+    with pytest.raises(CheckpointError) as caught:
+        load_model(run)
+    message = str(caught.value)
+    assert "\n" not in message and str(run) in message
+    return message
+
+
+def test_what_goes_in_comes_out(saved: tuple[Path, UniBriVL, torch.optim.Optimizer]) -> None:
+    run, model, optimizer = saved
+    loaded, state = load_model(run)
+    assert (state.step, state.steps, state.facts) == (3, 9, {"image_dim": IMAGE_DIM})
+    assert state.config["note"] == "Größe"
+    assert not loaded.training
+    assert loaded.fingerprint() == model.fingerprint()
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(loaded.state_dict()[name], tensor), name
+    assert [path.name for path in run.iterdir()] == [CHECKPOINT_FILE]
+    other, fresh = make_model(1)
+    restore(run, other, fresh)
+    wanted, found = optimizer.state_dict()["state"], fresh.state_dict()["state"]
+    assert wanted.keys() == found.keys() and len(wanted) > 5
+    for number, values in wanted.items():
+        assert values.keys() == found[number].keys()
+        assert all(torch.equal(values[what], found[number][what]) for what in values)
+
+
+def test_the_fingerprint_of_a_model_ignores_what_no_sound_passes(tiny_tower: str) -> None:
+    model, _ = make_model()
+    before = model.fingerprint()
+    with torch.no_grad():
+        model.f[0].weight[0, 0] += 1
+        model.log_scale[0] += 1
+    assert model.fingerprint() == before
+    with torch.no_grad():
+        model.g[0].weight[0, 0] += 1e-3
+    assert model.fingerprint() != before
+
+
+def test_the_file_holds_a_header_and_tensors_and_no_pickle(run: Path) -> None:
+    data = (run / CHECKPOINT_FILE).read_bytes()
+    length = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + length])
+    metadata = header.pop("__metadata__")
+    assert set(metadata) == {"format", "config", "facts", "step", "steps"}
+    places = sorted(entry["data_offsets"] for entry in header.values())
+    assert [first for first, _ in places] == [0] + [last for _, last in places[:-1]]  # no gap
+    assert 8 + length + places[-1][1] == len(data)  # and nothing behind
+    assert {name.partition(".")[0] for name in header} == {"model", "optimizer"}
+    for path in run.rglob("*"):
+        assert path.suffix in (".safetensors", ".jsonl", ".png"), path
+
+
+@pytest.mark.parametrize("kept", [0, 5, 8, 100, -1])
+def test_a_truncated_file_is_refused(saved: tuple[Path, UniBriVL, torch.optim.Optimizer], kept: int) -> None:
+    run = saved[0]
+    path = run / CHECKPOINT_FILE
+    path.write_bytes(path.read_bytes()[:kept])
+    assert "damaged" in refused(run)
+
+
+def test_another_format_is_refused(saved: tuple[Path, UniBriVL, torch.optim.Optimizer]) -> None:
+    rewrite(saved[0], format="2")
+    assert "run format 2, this program reads 1" in refused(saved[0])
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [
+        {"format": ""}, {"config": ""}, {"config": "{"}, {"step": "many"}, {"config": "{}"}, {"config": "[]"},
+        {"facts": "{}"}, {"config": '{"language_tower": {"name": "tiny"}}'},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_metadata_that_is_not_ours_is_refused(
+    saved: tuple[Path, UniBriVL, torch.optim.Optimizer], metadata: dict[str, str]
+) -> None:
+    rewrite(saved[0], **metadata)
+    assert "not a checkpoint" in refused(saved[0])
+
+
+@pytest.mark.parametrize("change", ["shape", "missing", "superfluous"])
+def test_tensors_that_do_not_fit_are_refused(saved: tuple[Path, UniBriVL, torch.optim.Optimizer], change: str) -> None:
+    run = saved[0]
+    tensors = load_file(run / CHECKPOINT_FILE)
+    if change == "shape":
+        tensors["model.g.0.weight"] = torch.zeros(3, 4)
+    elif change == "missing":
+        del tensors["model.g.0.weight"]
+    else:
+        tensors["model.extra"] = torch.zeros(2)
+    rewrite(run, tensors)
+    message = refused(run)
+    assert "does not fit the model" in message and ("extra" if change == "superfluous" else "g.0.weight") in message
+
+
+def test_a_run_without_its_optimiser_does_not_go_on(saved: tuple[Path, UniBriVL, torch.optim.Optimizer]) -> None:
+    run, model, optimizer = saved
+    tensors = load_file(run / CHECKPOINT_FILE)
+    del tensors["optimizer.g.0.weight.exp_avg"]
+    rewrite(run, tensors)
+    load_model(run)  # embedding needs none
+    with pytest.raises(CheckpointError, match=r"optimiser's state of g\.0\.weight is missing"):
+        restore(run, model, optimizer)
+
+
+def test_an_optimisers_tensor_of_another_shape_is_refused(
+    saved: tuple[Path, UniBriVL, torch.optim.Optimizer],
+) -> None:
+    run, model, optimizer = saved
+    tensors = load_file(run / CHECKPOINT_FILE)
+    tensors["optimizer.g.0.weight.exp_avg"] = torch.zeros(2, 2)
+    rewrite(run, tensors)
+    with pytest.raises(CheckpointError, match=r"g\.0\.weight"):
+        restore(run, model, optimizer)
+
+
+def test_what_is_no_run_is_refused(tmp_path: Path) -> None:
+    assert "is no run" in refused(tmp_path) and "unibrivl train" in refused(tmp_path / "nowhere")
+    (tmp_path / "file").touch()
+    refused(tmp_path / "file")
+    (tmp_path / "run" / CHECKPOINT_FILE).mkdir(parents=True)
+    with pytest.raises(CheckpointError, match="damaged"):
+        read_state(tmp_path / "run")
+
+
+def test_a_write_that_fails_leaves_the_old_checkpoint(
+    saved: tuple[Path, UniBriVL, torch.optim.Optimizer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, model, optimizer = saved
+    before = (run / CHECKPOINT_FILE).read_bytes()
+
+    def fail(fd: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("unibrivl.shards.atomic.os.fsync", fail)
+    with pytest.raises(OSError, match="No space left"):
+        save_checkpoint(run, read_state(run), model, optimizer)
+    assert (run / CHECKPOINT_FILE).read_bytes() == before
+    assert [path.name for path in run.iterdir()] == [CHECKPOINT_FILE]

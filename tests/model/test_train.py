@@ -1,0 +1,358 @@
+"""Training: what resumes is bit for bit what was never disturbed, and what cannot be trained is refused."""
+
+import dataclasses
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+from unibrivl.model import towers
+from unibrivl.model.checkpoint import CHECKPOINT_FILE, load_model, read_state
+from unibrivl.model.errors import CheckpointError, TrainError
+from unibrivl.model.train import TrainConfig, train
+from unibrivl.shards.atomic import hold_directory
+
+TIMING = ("step_s", "data_wait_s", "clips_per_s")
+TINY_IMAGE_DIM = 12
+
+
+class StopError(Exception):
+    """What a disturbed run dies of."""
+
+
+class TinyImageTower:
+    """Mean colours of the picture's quarters, as a frozen tower."""
+
+    name = "colours"
+    embed_dim = TINY_IMAGE_DIM
+    fingerprint = "c" * 64
+
+    def embed(self, frames_BHWC: np.ndarray) -> np.ndarray:
+        size = frames_BHWC.shape[1] // 2
+        quarters = frames_BHWC.reshape(len(frames_BHWC), 2, size, 2, size, 3).mean(axis=(2, 4))
+        return quarters.reshape(len(frames_BHWC), 12).astype(np.float32) - 128
+
+
+@pytest.fixture
+def tiny_config(shards_copy: Path, tmp_path: Path, tiny_tower: str, monkeypatch: pytest.MonkeyPatch) -> TrainConfig:
+    """Return a configuration that trains in a second, on towers made for it."""
+    monkeypatch.setitem(towers.IMAGE_TOWERS, "colours", TinyImageTower)
+    return TrainConfig(
+        shards=shards_copy, out=tmp_path / "run", language_tower=tiny_tower, image_tower="colours", epochs=5,
+        batch_size=4, val_share=0.2, validate_every=1, checkpoint_every=2, warmup_steps=2,
+    )  # fmt: skip
+
+
+def metrics(run: Path) -> list[dict]:
+    entries = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in entry.items() if name not in TIMING} for entry in entries]
+
+
+def assert_same_run(found: Path, expected: Path) -> None:
+    ours, theirs = load_file(found / CHECKPOINT_FILE), load_file(expected / CHECKPOINT_FILE)
+    assert ours.keys() == theirs.keys()
+    different = [name for name, tensor in theirs.items() if not torch.equal(ours[name], tensor)]
+    assert different == []
+    assert metrics(found) == metrics(expected)
+    assert read_state(found) == read_state(expected)
+
+
+def stopper(after: int):
+    """Return a progress callback that raises at step `after`."""
+
+    def progress(done: int, total: int, text: str) -> None:
+        if text.startswith("loss") and done == after:
+            raise StopError
+
+    return progress
+
+
+@pytest.mark.slow
+def test_a_run_that_was_stopped_is_bit_for_bit_an_undisturbed_one(
+    run: Path, run_config: TrainConfig, tmp_path: Path
+) -> None:
+    config = dataclasses.replace(run_config, out=tmp_path / "run")
+    with pytest.raises(StopError):
+        train(config, stopper(3))
+    assert read_state(config.out).step == 2  # the last checkpoint; step 3 was logged and is made again
+    assert metrics(config.out)[-1]["step"] == 3
+    with pytest.raises(StopError):
+        train(config, stopper(5))
+    train(config)
+    assert read_state(config.out).step == read_state(run).steps >= 6
+    assert_same_run(config.out, run)
+
+
+@pytest.mark.slow
+def test_a_run_that_was_killed_is_bit_for_bit_an_undisturbed_one(
+    run: Path, run_config: TrainConfig, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    words = [
+        "train",
+        str(run_config.shards),
+        "--out",
+        str(out),
+        "--epochs",
+        str(run_config.epochs),
+        "--batch-size",
+        "4",
+    ]
+    words += ["--val-share", "0.2", "--checkpoint-every", "2"]
+    words += [word for name, value in run_config.tower_options.items() for word in ("--set", f"{name}={value}")]
+    environment = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())}
+    process = subprocess.Popen([sys.executable, "-m", "unibrivl", *words], env=environment)
+    deadline = time.monotonic() + 200
+    while not (out / "metrics.jsonl").exists() or '"step": 3' not in (out / "metrics.jsonl").read_text():
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    assert 2 <= read_state(out).step < read_state(run).steps
+    train(dataclasses.replace(run_config, out=out))
+    assert_same_run(out, run)
+
+
+@pytest.mark.parametrize("stops", [(1,), (2,), (5, 6), (4, 5, 7, 8, 9)])
+def test_wherever_it_stops_it_goes_on(tiny_config: TrainConfig, tmp_path: Path, stops: tuple[int, ...]) -> None:
+    undisturbed = dataclasses.replace(tiny_config, out=tmp_path / "undisturbed")
+    assert train(undisturbed).steps > max(stops)
+    for after in stops:
+        with pytest.raises(StopError):
+            train(tiny_config, stopper(after))
+    train(tiny_config)
+    assert_same_run(tiny_config.out, undisturbed.out)
+
+
+@pytest.mark.parametrize("cut", [1, 20, -1, -2, -5])
+def test_a_torn_last_line_of_the_log_does_not_stop_a_run(tiny_config: TrainConfig, tmp_path: Path, cut: int) -> None:
+    """A power cut may leave any beginning of a line, also one that ends with a brace."""
+    undisturbed = dataclasses.replace(tiny_config, out=tmp_path / "undisturbed")
+    train(undisturbed)
+    with pytest.raises(StopError):
+        train(tiny_config, stopper(5))
+    line = next(entry for entry in metrics(undisturbed.out) if "validation" in entry)
+    with (tiny_config.out / "metrics.jsonl").open("a") as f:
+        f.write(json.dumps(line)[:cut])
+    train(tiny_config)
+    assert_same_run(tiny_config.out, undisturbed.out)
+
+
+def test_a_complete_run_is_left_as_it_is(tiny_config: TrainConfig) -> None:
+    first = train(tiny_config)
+    before = {path.name: path.read_bytes() for path in tiny_config.out.iterdir()}
+    written = (tiny_config.out / CHECKPOINT_FILE).stat().st_mtime_ns
+    second = train(tiny_config, stopper(first.steps))
+    assert {path.name: path.read_bytes() for path in tiny_config.out.iterdir()} == before
+    assert (tiny_config.out / CHECKPOINT_FILE).stat().st_mtime_ns == written
+    assert (second.steps, second.validation) == (first.steps, first.validation)
+    assert set(before) == {CHECKPOINT_FILE, "metrics.jsonl", "plot.png"}
+
+
+def test_what_a_killed_run_left_half_written_is_cleared(tiny_config: TrainConfig) -> None:
+    with pytest.raises(StopError):
+        train(tiny_config, stopper(3))
+    (tiny_config.out / f".{CHECKPOINT_FILE}.tmp-99999-abcdef01").write_bytes(bytes(1000))
+    train(tiny_config)
+    assert [path.name for path in tiny_config.out.iterdir() if path.name.startswith(".")] == []
+
+
+def test_a_second_writer_is_refused(tiny_config: TrainConfig) -> None:
+    tiny_config.out.mkdir()
+    with hold_directory(tiny_config.out, wait=False) as ours, pytest.raises(TrainError, match="writing"):
+        assert ours
+        train(tiny_config)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"epochs": 4}, "epochs 5, not 4"),
+        ({"lr": 2e-3}, r"lr 0\.001, not 0\.002"),
+        ({"seed": 1}, "seed 0, not 1"),
+        ({"tower_options": {"width": 16}}, "language_tower .*'width': 8.*not .*'width': 16.*"),
+        ({"split": "test", "batch_size": 2}, "split train, not test"),
+    ],
+)
+def test_other_options_into_the_same_folder_are_refused(
+    tiny_config: TrainConfig, change: dict[str, object], words: str
+) -> None:
+    train(tiny_config)
+    before = (tiny_config.out / CHECKPOINT_FILE).read_bytes()
+    with pytest.raises(TrainError, match=f"holds a run with .*{words}; give the same options"):
+        train(dataclasses.replace(tiny_config, **change))
+    assert (tiny_config.out / CHECKPOINT_FILE).read_bytes() == before
+
+
+def test_other_shards_or_another_image_tower_into_the_same_folder_are_refused(
+    tiny_config: TrainConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train(tiny_config)
+    monkeypatch.setattr(TinyImageTower, "fingerprint", "d" * 64)
+    with pytest.raises(TrainError, match=r"image_fingerprint c{64}, not d{64}"):
+        train(tiny_config)
+
+
+def test_a_moved_shard_set_is_the_same(tiny_config: TrainConfig) -> None:
+    with pytest.raises(StopError):
+        train(tiny_config, stopper(3))
+    moved = tiny_config.shards.rename(tiny_config.shards.with_name("moved"))
+    result = train(dataclasses.replace(tiny_config, shards=moved))
+    assert read_state(tiny_config.out).step == result.steps > 3
+
+
+def test_a_batch_larger_than_the_data_is_refused(tiny_config: TrainConfig) -> None:
+    with pytest.raises(TrainError, match=r"clips to train on, fewer than a batch of 64; pass a smaller --batch-size"):
+        train(dataclasses.replace(tiny_config, batch_size=64))
+    assert not (tiny_config.out / CHECKPOINT_FILE).exists()
+
+
+def test_a_loss_that_is_no_number_stops_the_run(tiny_config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    from unibrivl.model import unibrivl
+
+    calls, real = [], unibrivl.cross_projection_loss
+
+    def broken(*args: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        calls.append(1)
+        first, second = real(*args)
+        return first, second * (math.nan if len(calls) == 4 else 1)
+
+    monkeypatch.setattr(unibrivl, "cross_projection_loss", broken)
+    with pytest.raises(TrainError, match=r"the loss became nan at step \d+; lower --lr"):
+        train(tiny_config)
+    assert read_state(tiny_config.out).step == 2  # the last good one
+    weights = load_file(tiny_config.out / CHECKPOINT_FILE)
+    assert all(torch.isfinite(tensor).all() for tensor in weights.values())
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"epochs": 0}, {"batch_size": 1}, {"lr": -1}, {"lr": math.nan}, {"val_share": 0.95}, {"checkpoint_every": 0},
+     {"seed": -1}, {"validate_every": 0}, {"warmup_steps": -1}, {"weight_decay": -0.1}],
+    ids=str,
+)  # fmt: skip
+def test_values_that_cannot_be_meant_are_refused(change: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match=f"{next(iter(change))} is .* want "):
+        TrainConfig(shards=Path("s"), out=Path("o"), **change)
+
+
+@pytest.mark.parametrize("seed", [0, 2**63 - 1])
+def test_every_seed_that_is_accepted_trains(tiny_config: TrainConfig, seed: int) -> None:
+    assert train(dataclasses.replace(tiny_config, seed=seed, epochs=1)).steps >= 1
+
+
+def test_a_split_or_tower_that_does_not_exist_is_named(tiny_config: TrainConfig) -> None:
+    from unibrivl.shards import ShardError
+
+    with pytest.raises(ShardError, match="no clip of split 'val'; it has test, train"):
+        train(dataclasses.replace(tiny_config, split="val"))
+    with pytest.raises(CheckpointError, match="'resnet' is unknown"):
+        train(dataclasses.replace(tiny_config, image_tower="resnet"))
+    with pytest.raises(CheckpointError, match="'bert' is unknown"):
+        train(dataclasses.replace(tiny_config, language_tower="bert"))
+    assert not tiny_config.out.exists()
+
+
+def test_the_loss_falls_and_pictures_are_found(tiny_config: TrainConfig) -> None:
+    config = dataclasses.replace(
+        tiny_config, epochs=40, lr=1e-2, val_share=0, validate_every=40, checkpoint_every=10_000,
+        tower_options={"width": 32},
+    )  # fmt: skip
+    result = train(config)
+    losses = [entry["loss"] for entry in metrics(config.out) if "loss" in entry]
+    assert np.mean(losses[:8]) > 2.2  # about 2 ln 4
+    assert np.mean(losses[-8:]) < 0.6 * np.mean(losses[:8])
+    assert result.validated_on == "training clips: no group could be held out"
+    for scores in result.validation.values():
+        assert scores.r1 > 3 * scores.chance_r1 and scores.mrr > 2 * scores.chance_mrr
+
+
+def test_held_out_groups_are_never_trained_on(tiny_config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    from unibrivl.model import train as module
+
+    seen: set[int] = set()
+    real = module.training_audio
+
+    def watch(clips, positions, *args, **options):
+        seen.update(positions.tolist())
+        return real(clips, positions, *args, **options)
+
+    monkeypatch.setattr(module, "training_audio", watch)
+    result = train(dataclasses.replace(tiny_config, epochs=8))
+    from unibrivl.shards import ClipShards
+
+    with ClipShards(tiny_config.shards, split="train") as clips:
+        groups = clips.catalog.column("group")
+    trained = {groups[position] for position in seen}
+    held = set(groups) - trained
+    assert result.validated_on == "held-out groups" and held
+    assert result.validation["audio_to_image"].queries == sum(group in held for group in groups)
+    assert len(seen) == sum(group in trained for group in groups)  # every other clip was seen
+
+
+def test_the_learning_rate_warms_up_and_comes_down(tiny_config: TrainConfig) -> None:
+    train(dataclasses.replace(tiny_config, epochs=10))
+    rates = [entry["lr"] for entry in metrics(tiny_config.out) if "lr" in entry]
+    assert rates[:3] == pytest.approx([5e-4, 1e-3, 1e-3])
+    assert rates[2:] == sorted(rates[2:], reverse=True) and 0 < rates[-1] < 5e-5
+
+
+@pytest.mark.slow
+def test_training_leaves_the_image_tower_alone(
+    run_config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    built = []
+    from unibrivl.model import train as module
+
+    def keep(name: str):
+        built.append(towers.image_tower(name))
+        return built[-1]
+
+    monkeypatch.setattr(module, "image_tower", keep)
+    config = dataclasses.replace(run_config, out=tmp_path / "run", checkpoint_every=1000)
+    with pytest.raises(StopError):
+        train(config, stopper(2))
+    after = built[0].module.state_dict()
+    before = towers.image_tower(config.image_tower).module.state_dict()
+    assert not built[0].module.training
+    assert any(name.endswith("running_mean") for name in after)
+    assert [name for name, tensor in before.items() if not torch.equal(after[name], tensor)] == []
+
+
+def test_the_image_tower_is_no_part_of_the_checkpoint(run: Path) -> None:
+    parts = {name.split(".")[1] for name in load_file(run / CHECKPOINT_FILE)}
+    assert parts == {"language", "f", "g", "log_scale"}
+
+
+def test_curves_are_a_picture(run: Path) -> None:
+    with Image.open(run / "plot.png") as image:
+        assert image.format == "PNG" and image.width >= 600
+        assert len(image.convert("RGB").getcolors(1 << 20)) > 5
+
+
+def test_the_metrics_say_what_was_measured(run: Path) -> None:
+    steps = [entry for entry in metrics(run) if "loss" in entry]
+    assert [entry["step"] for entry in steps] == list(range(1, read_state(run).steps + 1))
+    for entry in steps:
+        assert entry["loss"] == pytest.approx(entry["loss_audio_space"] + entry["loss_image_space"], abs=1e-5)
+        assert len(entry["temperature"]) == 2 and entry["temperature"][0] == pytest.approx(0.07, abs=0.005)
+    last = metrics(run)[-1]
+    assert last["validated_on"] == "held-out groups" and set(last["validation"]) == {"audio_to_image", "image_to_audio"}
+
+
+def test_the_run_says_how_it_was_made(run: Path, run_config: TrainConfig) -> None:
+    model, state = load_model(run)
+    assert state.config == run_config.stored()
+    assert not {"shards", "out"} & set(state.config)
+    assert state.facts["image_dim"] == 1280 and len(state.facts["image_fingerprint"]) == 64
+    assert model.options == state.config["language_tower"]["options"]
