@@ -21,14 +21,14 @@ from . import UnibrivlError, __version__
 
 app = typer.Typer(
     name="unibrivl",
-    help="Search video collections by sound and sight.\n\nA first run: unibrivl sample stamps demo/stamps, then the "
-    "commands below in their order. Each has an example in its own --help.",
+    help="Search video collections by sound and sight.\n\nThe examples in each command's --help can be pasted one "
+    "after the other: sample, ingest, train, index, query.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,
 )
 bench = typer.Typer(help="Measurements, each beside chance or a named peer.", no_args_is_help=True)
-app.add_typer(bench, name="bench")
+app.add_typer(bench, name="bench", rich_help_panel="Measured")
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON to standard output.")]
 
@@ -78,7 +78,7 @@ def sample(
 ) -> None:
     """Fetch a sample corpus and write it as video files with their lists.
 
-    Example: unibrivl sample stamps demo/stamps/sample --language fr --language es
+    Example: unibrivl sample stamps try/stamps
     """
     from .ingest.corpora import SampleConfig
     from .ingest.samples import default_cache, write_sample
@@ -114,7 +114,7 @@ def ingest(
 ) -> None:
     """Turn a list of clips into shards of 16 kHz sound and square pictures; run it again to finish or resume.
 
-    Example: unibrivl ingest demo/stamps/sample/list.csv demo/stamps/shards --media-dir demo/stamps/sample/media
+    Example: unibrivl ingest try/stamps/list.csv try/shards --media-dir try/stamps/media
     """
     from .ingest import IngestConfig, read_and_plan
     from .ingest import ingest as run
@@ -162,7 +162,7 @@ def train(
 ) -> None:
     """Train the language tower against the frozen image tower; run it again to finish or resume.
 
-    Example: unibrivl train demo/stamps/shards --out demo/stamps/run --set clip_s=1.6 --set num_mels=64
+    Example: unibrivl train try/shards --out try/run --epochs 8 --set clip_s=1.6 --set num_mels=64
     """
     from .model.train import TrainConfig
     from .model.train import train as run
@@ -196,7 +196,7 @@ def index(
 ) -> None:
     """Embed every clip's sound and picture and publish them as a searchable index.
 
-    Example: unibrivl index demo/stamps/run demo/stamps/shards --out demo/stamps/index
+    Example: unibrivl index try/run try/shards --out try/index
     """
     from .index.build import IndexConfig, build_index
 
@@ -222,7 +222,7 @@ def query(
 ) -> None:
     """Find the clips nearest to a sound or a picture.
 
-    Example: unibrivl query demo/stamps/index --audio question.wav --to image -k 5 --html answers.html
+    Example: unibrivl query try/index --audio try/stamps/media/--M0ewU2XAo.mp4 --to image --html answers.html
     """
     from .index.query import QueryConfig, run_query
 
@@ -254,7 +254,7 @@ def bench_retrieval(
 ) -> None:
     """Measure held-out retrieval in both directions, beside chance and a permutation control.
 
-    Example: unibrivl bench retrieval demo/stamps/index --html retrieval.html
+    Example: unibrivl bench retrieval try/index --html retrieval.html
     """
     from .bench.retrieval import RetrievalConfig, measure
     from .bench.retrieval_page import COLUMNS, figure_rows, retrieval_page

@@ -119,10 +119,10 @@ def test_a_clip_that_kills_its_worker_once_is_tried_again(
 def test_several_bad_clips_in_one_shard(
     media: Media, worker_config: Configure, clips_of: Callable[..., list[Clip]], hostile: Path
 ) -> None:
-    stems = ("kills-a", "hangs-b", "kills-c", "d")
+    stems = ("kills-a", "hangs-b", "c")
     heard = Heard(worker_config(media(*stems)), clips_of(*stems), workers=2, timeout_s=0.8)
     heard.run()
-    assert heard.errors() == [{"system.timeout": 1, "system.worker_killed": 2}]
+    assert heard.errors() == [{"system.timeout": 1, "system.worker_killed": 1}]
     assert hostile.read_text().split().count("kills-a.mp4") == 2
 
 
@@ -151,7 +151,7 @@ def test_workers_that_die_at_once_stop_the_run(
     assert multiprocessing.active_children() == []
 
 
-@pytest.mark.parametrize("memory_mib", [560, 640, 720, 800, 880, 960])
+@pytest.mark.parametrize("memory_mib", [560, 720, 880])
 def test_a_file_that_takes_more_memory_than_allowed_is_one_failed_clip(
     media: Media, worker_config: Configure, clips_of: Callable[..., list[Clip]], memory_mib: int
 ) -> None:

@@ -38,14 +38,14 @@ def temporary(out: Path) -> list[Path]:
 
 @pytest.fixture(scope="module")
 def segments(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a list of four clips a video, 96 in all."""
+    """Return a list of three clips a video, 72 in all."""
     path = tmp_path_factory.mktemp("segments") / "list.csv"
     with (corpus / "list.csv").open(newline="") as f:
         rows = list(csv.DictReader(f))
     with path.open("w", newline="") as f:
         writer = csv.DictWriter(f, ["id", "path", "start", "end", "labels", "caption", "split"], extrasaction="ignore")
         writer.writeheader()
-        writer.writerows(row | {"start": s / 10, "end": s / 10 + 0.5} for row in rows for s in range(4))
+        writer.writerows(row | {"start": s / 10, "end": s / 10 + 0.5} for row in rows for s in range(3))
     return path
 
 
@@ -55,15 +55,15 @@ def finished(corpus: Path, segments: Path, tmp_path_factory: pytest.TempPathFact
     out = tmp_path_factory.mktemp("finished") / "out"
     config = IngestConfig(list_path=segments, media_dir=corpus / "media", out=out, workers=1, shard_clips=8)
     result = run(config)
-    assert (result.planned, result.ok, result.errors, result.shards, result.made) == (96, 96, {}, 12, 12)
+    assert (result.planned, result.ok, result.errors, result.shards, result.made) == (72, 72, {}, 10, 10)
     return out
 
 
 def test_the_set_is_complete_and_readable(finished: Path, segments: Path) -> None:
     catalog = open_catalog(finished)
-    assert len(catalog) == 96
-    assert len(set(catalog.column("key"))) == 96
-    assert len(open_catalog(finished, split="test")) == 24
+    assert len(catalog) == 72
+    assert len(set(catalog.column("key"))) == 72
+    assert len(open_catalog(finished, split="test")) == 18
     for commit in catalog.shards:
         verify_commit(commit)
     with ClipShards(finished) as shards:
@@ -84,7 +84,7 @@ def test_a_second_run_makes_and_touches_nothing(finished: Path, corpus: Path, se
     before = times()
     config = IngestConfig(list_path=segments, media_dir=corpus / "media", out=finished, workers=2, shard_clips=8)
     result = run(config)
-    assert (result.ok, result.shards, result.made) == (96, 12, 0)
+    assert (result.ok, result.shards, result.made) == (72, 10, 0)
     assert times() == before
 
 
@@ -106,10 +106,10 @@ def test_a_killed_run_is_finished_by_the_next_with_the_same_bytes(
             assert process.poll() is None and time.monotonic() < deadline
             time.sleep(0.001)
         os.kill(process.pid, signal.SIGKILL) if victim == "parent" else os.killpg(process.pid, signal.SIGKILL)
-    assert 1 <= len(committed_shards(out)) < 12
+    assert 1 <= len(committed_shards(out)) < 10
     assert len(open_catalog(out)) >= 8  # what is committed can be read already
     done = subprocess.run(arguments, capture_output=True, text=True, check=True)
-    assert "96 of 96 clips in 12 shards" in done.stdout
+    assert "72 of 72 clips in 10 shards" in done.stdout
     deadline = time.monotonic() + 20
     while True:  # workers whose parent was killed notice it when they next speak to it
         try:
@@ -128,7 +128,8 @@ def test_what_a_killed_run_left_is_cleared_away(
 ) -> None:
     config = config_for(write_list("a"), media("a"))
     left = config.out / f"{place}.tmp-123-abcd"
-    left.parent.mkdir(parents=True)
+    left.parent.mkdir(parents=True, exist_ok=True)
+    (config.out / "plan").mkdir(exist_ok=True)
     left.write_bytes(b"half")
     run(config)
     assert temporary(config.out) == []
@@ -272,6 +273,17 @@ def test_other_options_into_the_same_folder_are_refused(
     assert contents(finished) == before
 
 
+def test_a_folder_with_something_else_in_it_is_refused(
+    media: Media, write_list: WriteList, config_for: Configure
+) -> None:
+    config = config_for(write_list("a"), media("a"))
+    config.out.mkdir()
+    (config.out / "thesis.txt").write_text("kept")
+    with pytest.raises(PlanError, match=f"^{config.out} is not empty and no shard set; choose another folder$"):
+        run(config)
+    assert contents(config.out) == {"thesis.txt": b"kept"}
+
+
 def test_a_set_without_a_shard_takes_another_list(media: Media, write_list: WriteList, config_for: Configure) -> None:
     folder = media("a", "b")
     (folder / "a.mp4").write_bytes(b"")
@@ -352,7 +364,6 @@ cp -r "$OUT/set/shards" "$LOG/shards"
 """
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("unshare") is None, reason="needs unshare")
 def test_a_full_disk_is_one_line_and_goes_on_when_there_is_room(
     finished: Path, corpus: Path, segments: Path, tmp_path: Path
@@ -374,7 +385,7 @@ def test_a_full_disk_is_one_line_and_goes_on_when_there_is_room(
     assert len(first) == 2 and first[1] == "1"
     assert first[0].startswith("error: ")
     assert "disk is full" in first[0] or "No space left on device" in first[0]
-    assert "96 of 96 clips in 12 shards" in (log / "second").read_text()
+    assert "72 of 72 clips in 10 shards" in (log / "second").read_text()
     assert (log / "temporary").read_text() == ""
     for path in (finished / "shards").rglob("*.*"):
         assert (log / "shards" / path.relative_to(finished / "shards")).read_bytes() == path.read_bytes()

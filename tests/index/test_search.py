@@ -1,0 +1,98 @@
+"""Exact search: the same as NumPy, whatever the blocks and k; equal contents are one answer."""
+
+import builtins
+import sys
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from unibrivl import UnibrivlError
+from unibrivl.index import search as module
+from unibrivl.index.search import search, search_distinct
+
+SIZES = {"rows": st.integers(1, 40), "dims": st.integers(1, 12), "seed": st.integers(0, 2**31)}
+
+
+def unit(rng: np.random.Generator, rows: int, dims: int) -> np.ndarray:
+    vectors = rng.standard_normal((rows, dims)).astype(np.float32)
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+@settings(max_examples=80, deadline=None)
+@given(**SIZES, queries=st.integers(1, 4), k=st.integers(1, 60), block=st.integers(1, 50), ties=st.booleans())
+def test_it_equals_brute_force(rows: int, dims: int, seed: int, queries: int, k: int, block: int, ties: bool) -> None:
+    rng = np.random.default_rng(seed)
+    vectors = unit(rng, rows, dims).astype(np.float16)
+    if ties:
+        vectors = vectors[rng.integers(0, max(1, rows // 3), rows)]
+    asked = unit(rng, queries, dims)
+    cosines = asked.astype(np.float64) @ vectors.astype(np.float64).T
+    before = module.BLOCK_ROWS
+    module.BLOCK_ROWS = block
+    try:
+        scores, found = search(vectors, asked, k)
+    finally:
+        module.BLOCK_ROWS = before
+    assert scores.shape == found.shape == (queries, min(k, rows))
+    assert scores.dtype == np.float32 and found.dtype == np.int64
+    # float32 sums of up to 12 products of numbers up to 1
+    assert scores == pytest.approx(-np.sort(-cosines, axis=1)[:, :k], abs=1e-5)
+    assert scores == pytest.approx(np.take_along_axis(cosines, found, axis=1), abs=1e-5)
+    assert (np.diff(scores, axis=1) <= 0).all()
+    assert all(len(set(row)) == len(row) for row in found.tolist())
+
+
+def test_equal_scores_come_in_the_order_of_rows() -> None:
+    vectors = np.tile(np.float16([1, 0]), (6, 1))
+    assert search(vectors, np.float32([[1, 0]]), 6)[1].tolist() == [[0, 1, 2, 3, 4, 5]]
+
+
+def test_a_wrong_dimension_is_refused() -> None:
+    with pytest.raises(ValueError, match="queries have 3 dimensions, the segment has 4"):
+        search(np.zeros((5, 4), np.float16), np.zeros((1, 3), np.float32), 2)
+
+
+@settings(max_examples=60, deadline=None)
+@given(**SIZES, k=st.integers(1, 12), contents=st.integers(1, 10))
+def test_distinct_contents_are_found_and_counted(rows: int, dims: int, seed: int, k: int, contents: int) -> None:
+    rng = np.random.default_rng(seed)
+    different = unit(rng, contents, dims).astype(np.float16)
+    of_row = rng.integers(0, contents, rows)
+    vectors, names = different[of_row], [f"content {n}" for n in of_row]
+    asked = unit(rng, 1, dims)[0]
+    found = search_distinct(vectors, names, asked, k)
+    present = sorted(set(of_row.tolist()))
+    cosines = different[present].astype(np.float64) @ asked
+    assert len(found) == min(k, len(present))
+    assert [score for score, _, _ in found] == pytest.approx((-np.sort(-cosines))[: len(found)].tolist(), abs=1e-5)
+    assert len({names[row] for _, row, _ in found}) == len(found)
+    for _, row, more in found:
+        assert more == names.count(names[row]) - 1, "all of the clips with this content are counted"
+
+
+def test_a_content_that_many_share_does_not_fill_the_list() -> None:
+    vectors = np.float16([[1, 0]] * 50 + [[0.9, 0.436]] + [[0, 1]] * 3)
+    contents = ["a"] * 50 + ["b"] + ["c"] * 3
+    found = search_distinct(vectors, contents, np.float32([1, 0]), 3)
+    assert [(contents[row], more) for _, row, more in found] == [("a", 49), ("b", 0), ("c", 2)]
+
+
+def test_all_clips_of_the_only_answer_are_counted() -> None:
+    found = search_distinct(np.float16([[1, 0]] * 10), ["a"] * 10, np.float32([1, 0]), 1)
+    assert found == [(1.0, 0, 9)]
+
+
+def test_a_missing_faiss_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = builtins.__import__
+
+    def without(name: str, *args: object, **options: object):
+        if name == "faiss":
+            raise ImportError(name)
+        return real(name, *args, **options)
+
+    monkeypatch.delitem(sys.modules, "faiss", raising=False)
+    monkeypatch.setattr(builtins, "__import__", without)
+    with pytest.raises(UnibrivlError, match=r"pip install 'unibrivl\[cpu\]'"):
+        search(np.zeros((2, 3), np.float16), np.zeros((1, 3), np.float32), 1)
