@@ -23,7 +23,7 @@ demo:
 
 test: setup
 	@tests/install-chromium
-	@$(BIN)/python -m pytest $(if $(REFERENCE_DIR),--reference-dir $(REFERENCE_DIR)) $(if $(DATA_DIR),--data-dir $(DATA_DIR)) $(PYTEST_ARGS)
+	@$(BIN)/python -m pytest $(if $(REFERENCE_DIR),--reference-dir=$(REFERENCE_DIR)) $(if $(DATA_DIR),--data-dir=$(DATA_DIR)) $(PYTEST_ARGS)
 
 check: setup
 	@$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/pyright

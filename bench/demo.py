@@ -123,7 +123,9 @@ def run_demo(config: DemoConfig, report: Report = lambda name, seconds, command:
     measured = measure(retrieval)
     page = root / "page.html"
     write_page(retrieval_page(retrieval, measured, recipe.paragraphs), page)
-    note("retrieval", time.monotonic() - began, f"unibrivl bench retrieval {root / 'index'} --html {page}")
+    words = ["bench", "retrieval", str(root / "index"), "--query-split", recipe.query_split]
+    words += ["--gallery-split", recipe.gallery_split, "--seed", str(config.seed), "--html", str(page)]
+    note("retrieval", time.monotonic() - began, shlex.join(["unibrivl", *words]))
     summary = {
         "sample": config.sample, "steps": steps, "page": str(page),
         "retrieval": {name: d.as_dict() | {"seed": config.seed} for name, d in measured.items()},

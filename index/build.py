@@ -12,7 +12,7 @@ from ..shards import ClipShards, read_dataset
 from ..shards.catalog import committed_shards
 from .errors import IndexStoreError
 from .segment import ROWS_SCHEMA, write_segment
-from .snapshot import publish, read_manifest, writing
+from .snapshot import open_snapshot, publish, writing
 
 CANARY_DIGITS = 6
 
@@ -92,15 +92,14 @@ def _same(out: Path, manifest: dict[str, Any]) -> tuple[str, dict[str, Any]] | N
     if not (out / "CURRENT").exists():
         return None
     try:
-        name, found = read_manifest(out)
+        snapshot = open_snapshot(out)
     except IndexStoreError:
         return None  # damaged: make it anew
+    found = snapshot.manifest
     compared = ("plan_sha256", "tars", "run", "shards")
     same = all(found[key] == manifest[key] for key in compared)
     same = same and found["encoder"]["fingerprints"] == manifest["encoder"]["fingerprints"]
-    segments = out / "segments"
-    whole = all((segments / entry["id"] / file).is_file() for entry in found["segments"] for file in entry["files"])
-    return (name, found) if same and whole else None
+    return (snapshot.id, found) if same else None
 
 
 def _embed(config: IndexConfig, encoder: Encoder, progress: Progress) -> list[dict[str, Any]]:

@@ -1,12 +1,13 @@
 """Reads what a person asks with: a sound file or a picture file."""
 
+import warnings
 from itertools import chain
 from pathlib import Path
 
 import av
 import numpy as np
 from av.error import FFmpegError
-from PIL import Image
+from PIL import Image, ImageOps
 
 from ..shards import SAMPLE_RATE
 from .errors import QueryError
@@ -25,7 +26,7 @@ def read_sound(path: Path) -> np.ndarray:
     parts: list[np.ndarray] = []
     num_samples = 0
     try:
-        with av.open(str(path), metadata_errors="replace") as container:
+        with av.open(f"file:{path}", metadata_errors="replace", options={"protocol_whitelist": "file"}) as container:
             if not container.streams.audio:
                 raise QueryError(f"{path}: has no sound; give a sound file (WAV, FLAC, OGG, MP3, M4A) or a video")
             resampler = av.AudioResampler(format="flt", layout="mono", rate=SAMPLE_RATE)
@@ -39,7 +40,7 @@ def read_sound(path: Path) -> np.ndarray:
         raise QueryError(f"{path}: not a readable sound file ({e}); want WAV, FLAC, OGG, MP3, M4A or a video") from e
     if not num_samples:
         raise QueryError(f"{path}: holds no sound at all")
-    return np.concatenate(parts)
+    return np.concatenate(parts).clip(-1, 1)  # resampling overshoots at steps
 
 
 def read_picture(path: Path, size: int) -> np.ndarray:
@@ -50,18 +51,27 @@ def read_picture(path: Path, size: int) -> np.ndarray:
     """
     _check(path)
     try:
-        with Image.open(path, formats=PICTURE_FORMATS) as image:
-            if image.width * image.height > (Image.MAX_IMAGE_PIXELS or 0):
-                raise QueryError(f"{path}: {image.width} x {image.height} pixels are too many; shrink it first")
-            canvas = Image.new("RGBA", image.size, "white")
-            canvas.alpha_composite(image.convert("RGBA"))
-            picture = canvas.convert("RGB")
-    except (OSError, ValueError, Image.DecompressionBombError) as e:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(path, formats=PICTURE_FORMATS) as image:
+                picture = _on_white(ImageOps.exif_transpose(image))
+    except (Image.DecompressionBombWarning, Image.DecompressionBombError) as e:
+        raise QueryError(f"{path}: has too many pixels to be decoded safely; shrink it first") from e
+    except (OSError, ValueError, SyntaxError) as e:  # SyntaxError is Pillow's for a broken PNG
         raise QueryError(f"{path}: not a readable picture; want {', '.join(PICTURE_FORMATS)}") from e
     side = min(picture.size)
     left, top = (picture.width - side) // 2, (picture.height - side) // 2
     box = (left, top, left + side, top + side)
     return np.asarray(picture.resize((size, size), Image.Resampling.BICUBIC, box=box, reducing_gap=3.0))
+
+
+def _on_white(image: Image.Image) -> Image.Image:
+    """Bring any mode to RGB: 16 bits to 8, transparency on white."""
+    if image.mode.startswith("I"):
+        image = Image.fromarray((np.asarray(image).astype(np.uint32) >> 8).clip(0, 255).astype(np.uint8))
+    canvas = Image.new("RGBA", image.size, "white")
+    canvas.alpha_composite(image.convert("RGBA"))
+    return canvas.convert("RGB")
 
 
 def _check(path: Path) -> None:

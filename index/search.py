@@ -44,11 +44,11 @@ def search_distinct(
     wanted = min(len(vectors_ND), 4 * k)
     while True:
         scores, rows = search(vectors_ND, query_D[None], wanted)
-        answers: dict[str, list[float | int]] = {}
+        best: dict[str, tuple[float, int]] = {}
         for cosine, row in zip(scores[0].tolist(), rows[0].tolist(), strict=True):
-            answers.setdefault(contents[row], [cosine, row, -1])[2] += 1
-        if len(answers) >= k or wanted == len(vectors_ND):
-            return [(float(c), int(r), int(n)) for c, r, n in list(answers.values())[:k]]
+            best.setdefault(contents[row], (cosine, row))
+        if len(best) >= k or wanted == len(vectors_ND):
+            return [(cosine, row, contents.count(content) - 1) for content, (cosine, row) in list(best.items())[:k]]
         wanted = min(len(vectors_ND), 2 * wanted)
 
 

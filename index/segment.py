@@ -6,6 +6,7 @@ each vector is. Shapes: N rows, D dimensions.
 
 import hashlib
 import shutil
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -70,8 +71,9 @@ def write_segment(directory: Path, modality: str, vectors_ND: np.ndarray, rows: 
     if len(vectors_ND) != len(rows) or len(bad):
         what = f"row {bad[0]} ({rows[bad[0]]['key']}) is not finite or zero" if len(bad) else "rows are missing"
         raise IndexStoreError(f"{modality} embeddings cannot be indexed: {what}")
-    if len({row["key"] for row in rows}) != len(rows):
-        raise IndexStoreError(f"{modality} embeddings cannot be indexed: two clips have one key")
+    twice = [key for key, count in Counter(row["key"] for row in rows).items() if count > 1]
+    if twice:
+        raise IndexStoreError(f"{modality} embeddings cannot be indexed: two clips have one key, {twice[0]}")
     identified = [
         row | {"row": number, "item_id": f"{row['key']}/{modality}", "modality": modality}
         for number, row in enumerate(rows)
@@ -85,15 +87,15 @@ def write_segment(directory: Path, modality: str, vectors_ND: np.ndarray, rows: 
         write_file(temporary / "rows.parquet", lambda f: pq.write_table(table, f, compression="zstd"))
         files = {name: describe_file(temporary / name) for name in FILES}
         name = hashlib.sha256("".join(files[n]["sha256"] for n in FILES).encode()).hexdigest()
-        if (directory / name).exists():
-            shutil.rmtree(temporary)
-        else:
-            temporary.rename(directory / name)
-            sync_directory(directory)
+        entry = {"id": name, "modality": modality, "rows": len(rows), "files": files}
+        if (directory / name).exists():  # the same content, or what damage has left of it
+            shutil.rmtree(directory / name)
+        temporary.rename(directory / name)
+        sync_directory(directory)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
-    return {"id": name, "modality": modality, "rows": len(rows), "files": files}
+    return entry
 
 
 def open_segment(directory: Path, entry: dict[str, Any]) -> Segment:

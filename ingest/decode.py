@@ -31,6 +31,8 @@ from PIL import Image
 from ..shards import SAMPLE_RATE
 from .errors import DecodeError
 
+OPEN_OPTIONS = {"protocol_whitelist": "file"}
+"""A file may be a playlist in disguise: it must not make the decoder open addresses."""
 PREROLL_S = Fraction(1, 5)
 """Sound decoded before the clip's start, so that a lossy decoder has settled when the clip begins."""
 MAX_GAP_S = 0.05
@@ -77,7 +79,7 @@ def decode_clip(path: Path, start_ms: int, end_ms: int, *, frame_size: int, max_
     """
     _check_file(path)
     try:
-        with av.open(str(path), metadata_errors="replace") as container:
+        with av.open(f"file:{path}", metadata_errors="replace", options=OPEN_OPTIONS) as container:
             video, audio = _streams(path, container)
             start, end = Fraction(start_ms, 1000), Fraction(end_ms, 1000)
             _check_range(path, container, start_ms, end_ms, max_pad_ms)
@@ -88,6 +90,7 @@ def decode_clip(path: Path, start_ms: int, end_ms: int, *, frame_size: int, max_
                 video.codec_context.name, audio.codec_context.name, video.width, video.height,
                 float(video.average_rate or 0),
             )  # fmt: skip
+            square = _square(frame, frame_size)
     except MemoryError as e:
         raise DecodeError("system.oom", f"{path}: decoding takes more memory than a worker may have") from e
     except FFmpegError as e:
@@ -96,12 +99,12 @@ def decode_clip(path: Path, start_ms: int, end_ms: int, *, frame_size: int, max_
     except (ValueError, ArithmeticError, LookupError) as e:  # what PyAV makes of impossible headers
         raise DecodeError("media.decode_errors", f"{path}: cannot be decoded ({e})") from e
     pad_ms = round(missing * 1000 / SAMPLE_RATE)
-    if pad_ms > max_pad_ms:
+    if pad_ms > max_pad_ms or missing == len(samples):
         raise DecodeError(
             "media.truncated",
             f"{path}: {pad_ms} ms of sound are missing between {start_ms} and {end_ms} ms, at most {max_pad_ms} may",
         )
-    return DecodedClip(samples, _square(frame, frame_size), pad_ms, pts, is_key, counter.count, *source)
+    return DecodedClip(samples, square, pad_ms, pts, is_key, counter.count, *source)
 
 
 class _Errors:
@@ -144,6 +147,8 @@ def _streams(path: Path, container: InputContainer) -> tuple[VideoStream, AudioS
         raise DecodeError("media.no_video", f"{path}: has no video track")
     video, audio = videos[0], audios[0]
     for stream in (video, audio):
+        if stream.codec_context is None:
+            raise DecodeError("media.unknown_codec", f"{path}: its {stream.type} is in a codec that is not known here")
         # one decoder thread: the workers are the parallelism, and the output must not depend on timing
         stream.codec_context.thread_count = 1
     return video, audio
@@ -153,7 +158,7 @@ def _check_range(path: Path, container: InputContainer, start_ms: int, end_ms: i
     if container.duration is None:
         return
     length_ms = (container.duration + max(0, container.start_time or 0)) * 1000 // av.time_base
-    if end_ms > length_ms + max_pad_ms:
+    if end_ms > length_ms + max_pad_ms or start_ms >= length_ms:
         raise DecodeError(
             "media.out_of_range",
             f"{path}: the clip from {start_ms} to {end_ms} ms reaches past the end of the medium at {length_ms} ms",
@@ -232,7 +237,11 @@ def _decode_audio(
     """Return int16 (samples,) of exactly the clip's length and how many of them are padding."""
     base = audio.time_base
     assert base is not None
-    container.seek(max(0, int((start - PREROLL_S) / base)), stream=audio, backward=True)
+    try:
+        # before zero on purpose: a lossy decoder's first block lies there, and the second needs it
+        container.seek(int((start - PREROLL_S) / base), stream=audio, backward=True)
+    except FFmpegError:
+        container.seek(0, stream=audio, backward=True)
     timeline = _Timeline(start, round((end - start) * SAMPLE_RATE))
     run: AudioResampler | None = None
     expected = Fraction(0)

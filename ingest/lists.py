@@ -6,9 +6,11 @@ and nothing is guessed. A row is a line, so a stray quote spoils one row and not
 
 import csv
 import hashlib
+import re
 from base64 import urlsafe_b64encode
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import dropwhile
 from pathlib import Path, PurePosixPath
 
 from ..shards.schema import MEDIA_ID_PATTERN, SPLIT_PATTERN
@@ -19,6 +21,8 @@ AUDIOSET_COLUMNS = ["YTID", "start_seconds", "end_seconds", "positive_labels"]
 GENERAL_COLUMNS = (
     "id", "path", "start", "end", "labels", "caption", "split", "group", "language", "license",
 )  # fmt: skip
+NUMBER_PATTERN = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
+"""What every program takes for a number; Python alone would also take 1_0 and nan."""
 MAX_SECONDS = 999_999.0
 """The start in ms has nine digits in a key."""
 
@@ -57,11 +61,15 @@ def read_list(path: Path, *, split: str | None = None) -> ClipList:
     lines = list(_lines(path))
     if not lines:
         raise ListError(f"{path}: the list is empty; want AudioSet's dialect or a CSV with a header")
+    if split is not None and not SPLIT_PATTERN.fullmatch(split):
+        raise ListError(f"split {split[:40]!r} is no lower-case name; want letters and digits, as in train")
     default_split = split or ("eval" if path.name == "eval_segments.csv" else "train")
-    body = [(n, line) for n, line in lines if not _is_comment(line)]
+    body = list(dropwhile(lambda line: _is_comment(line[1]), lines))
     columns = (_fields(body[0][1]) or []) if body else []
-    if len(body) < len(lines) or columns == AUDIOSET_COLUMNS or _is_audioset_row(columns):
+    has_comments = len(body) < len(lines)
+    if columns == AUDIOSET_COLUMNS or _is_audioset_row(columns) or (has_comments and not _is_header(columns)):
         dialect = "audioset"
+        body = [(n, line) for n, line in body if not _is_comment(line)]
         body = body[1:] if columns == AUDIOSET_COLUMNS else body
         clips, bad = _read_rows(body, lambda fields: _audioset_clip(fields, default_split))
     else:
@@ -87,8 +95,8 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
     except OSError as e:
         raise ListError(f"{path}: cannot be read ({e.strerror})") from e
     for number, line in enumerate(text.split("\n"), 1):
-        if stripped := line.strip("\r"):
-            yield number, stripped
+        if line.strip():
+            yield number, line.strip("\r")
 
 
 def _fields(line: str) -> list[str] | None:
@@ -102,6 +110,11 @@ def _fields(line: str) -> list[str] | None:
 def _is_audioset_row(fields: list[str]) -> bool:
     """AudioSet's rows have no header: an id, two numbers, labels."""
     return len(fields) >= 3 and _number(fields[1]) is not None and _number(fields[2]) is not None
+
+
+def _is_header(columns: list[str]) -> bool:
+    """Tell a general list's header, known columns or not."""
+    return {"start", "end"} <= {column.strip().lower() for column in columns}
 
 
 def _is_comment(line: str) -> bool:
@@ -157,7 +170,7 @@ def _audioset_clip(fields: list[str], split: str) -> Clip:
     if len(fields) != 4:
         raise ValueError(f"{len(fields)} columns, want id, start, end, labels")
     media_id, start, end, labels = fields
-    if len(media_id) != 11 or not MEDIA_ID_PATTERN.match(media_id):
+    if len(media_id) != 11 or not MEDIA_ID_PATTERN.fullmatch(media_id):
         raise ValueError(f"{media_id[:40]!r} is no YouTube id of 11 letters, digits, - and _")
     start_ms, end_ms = _span(start, end)
     return Clip(
@@ -177,7 +190,7 @@ def _general_clip(header: list[str], fields: list[str], split: str) -> Clip:
         raise ValueError(f"path {source[:80]!r} leaves the media folder")
     start_ms, end_ms = _span(row.get("start", ""), row.get("end", ""))
     split = row.get("split") or split
-    if not SPLIT_PATTERN.match(split):
+    if not SPLIT_PATTERN.fullmatch(split):
         raise ValueError(f"split {split[:40]!r} is no lower-case name")
     return Clip(
         corpus="gen", media_id=_general_id(row.get("id", "").strip(), source), source=source,
@@ -190,7 +203,7 @@ def _general_clip(header: list[str], fields: list[str], split: str) -> Clip:
 def _general_id(given: str, source: str) -> str:
     """Take the id as given; a row without one is named by a hash of its path."""
     if given:
-        if not MEDIA_ID_PATTERN.match(given):
+        if not MEDIA_ID_PATTERN.fullmatch(given):
             raise ValueError(f"id {given[:40]!r} has other characters than letters, digits, - and _")
         return given
     if not source:
@@ -204,11 +217,11 @@ def _span(start: str, end: str) -> tuple[int, int]:
         raise ValueError(f"start {start[:40]!r} or end {end[:40]!r} is no number of seconds")
     if not 0 <= start_s < end_s <= MAX_SECONDS:
         raise ValueError(f"start {start} and end {end} are no span of time")
-    return round(start_s * 1000), round(end_s * 1000)
+    start_ms, end_ms = round(start_s * 1000), round(end_s * 1000)
+    if start_ms == end_ms:
+        raise ValueError(f"start {start} and end {end} are less than a millisecond apart")
+    return start_ms, end_ms
 
 
 def _number(text: str) -> float | None:
-    try:
-        return float(text)
-    except ValueError:
-        return None
+    return float(text) if NUMBER_PATTERN.fullmatch(text.strip()) else None

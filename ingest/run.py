@@ -60,7 +60,7 @@ class IngestConfig:
         """Refuse values that cannot be meant."""
         for name, least, most in (
             ("frame_size", 16, 1024), ("shard_clips", 1, 1_000_000), ("workers", 1, 1024),
-            ("max_failed", 0, 1), ("max_pad_ms", 0, 600_000),
+            ("max_failed", 0, 1), ("max_pad_ms", 0, 600_000), ("clip_timeout_s", 0.001, 86_400),
         ):  # fmt: skip
             value = getattr(self, name)
             if not least <= value <= most:
@@ -102,6 +102,7 @@ def ingest(config: IngestConfig, plan: Plan, progress: Progress = lambda code, c
     started = time.monotonic()
     _check_media(config, plan)
     with _writing(config.out):
+        _clear(config.out)
         _adopt(config, plan)
         present = _present(config.out, plan)
         for commit in present.values():
@@ -184,9 +185,14 @@ def _adopt(config: IngestConfig, plan: Plan) -> None:
         write_plan(plan, config.out / "plan" / "plan-00000.parquet")
         write_json(path, value)
     for split in plan.splits():
-        directory = config.out / "shards" / split
-        directory.mkdir(parents=True, exist_ok=True)
-        remove_leftovers(directory)
+        (config.out / "shards" / split).mkdir(parents=True, exist_ok=True)
+
+
+def _clear(out: Path) -> None:
+    """Remove what dead runs and killed workers left half-written."""
+    for directory in (out, out / "plan", *(out / "shards").glob("*/")):
+        if directory.is_dir():
+            remove_leftovers(directory)
 
 
 def _present(out: Path, plan: Plan) -> dict[str, Commit]:
@@ -201,7 +207,7 @@ def _make(config: IngestConfig, plan: Plan, tasks: list[ShardTask], progress: Pr
     if not tasks:
         return []
     run = time.strftime("%Y%m%dT%H%M%S", time.gmtime()) + f"-{os.getpid()}"
-    (config.out / "ledger" / run).mkdir(parents=True)
+    (config.out / "ledger" / run).mkdir(parents=True, exist_ok=True)
     failures: dict[str, tuple[str, str, str]] = {}
     seen: set[str] = set()
 
@@ -217,6 +223,7 @@ def _make(config: IngestConfig, plan: Plan, tasks: list[ShardTask], progress: Pr
         max_pad_ms=config.max_pad_ms, memory_bytes=config.worker_memory_bytes, run=run,
     )  # fmt: skip
     Pool(worker, workers=config.workers, clip_timeout_s=config.clip_timeout_s, on_clip=on_clip).run(tasks)
+    _clear(config.out)
     return list(failures.values())
 
 

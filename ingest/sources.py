@@ -37,8 +37,12 @@ class MediaFolder:
         """
         name = clip.source or self._by_id.get(clip.media_id)
         path = self.root / name if name else self.root / f"{clip.media_id}.mp4"
-        if name is None or not path.is_file():
-            raise DecodeError("local.missing_file", f"{path}: no such media file")
+        try:
+            is_there = name is not None and path.is_file()
+        except (OSError, ValueError):  # a name that no file can have
+            is_there = False
+        if not is_there:
+            raise DecodeError("local.missing_file", f"{str(path)[:300]}: no such media file")
         if clip.source and not path.resolve().is_relative_to(self.root.resolve()):
             raise DecodeError("local.outside", f"{path}: leads out of the media folder")
         return path

@@ -63,11 +63,14 @@ def read_state(run: Path) -> RunState:
     try:
         if metadata["format"] != str(RUN_FORMAT):
             raise CheckpointError(f"{run}: run format {metadata['format']}, this program reads {RUN_FORMAT}")
-        return RunState(
-            json.loads(metadata["config"]), json.loads(metadata["facts"]),
-            int(metadata["step"]), int(metadata["steps"]),
-        )  # fmt: skip
-    except (KeyError, ValueError) as e:
+        config, facts = json.loads(metadata["config"]), json.loads(metadata["facts"])
+        for value in (config["language_tower"]["name"], config["image_tower"], facts["image_fingerprint"]):
+            if not isinstance(value, str):
+                raise ValueError(f"{value!r} is no name")
+        dict(config["language_tower"]["options"])
+        facts["image_dim"] = int(facts["image_dim"])
+        return RunState(config, facts, int(metadata["step"]), int(metadata["steps"]))
+    except (KeyError, ValueError, TypeError) as e:
         raise CheckpointError(f"{run / CHECKPOINT_FILE}: not a checkpoint of unibrivl ({e}); train again") from e
 
 

@@ -73,14 +73,14 @@ def make_key(corpus: str, media_id: str, start_ms: int) -> str:
         ValueError: a part does not fit `KEY_PATTERN`.
     """
     key = f"{corpus}_{media_id}_{start_ms:09d}"
-    if not KEY_PATTERN.match(key):
+    if not KEY_PATTERN.fullmatch(key):
         raise ValueError(f"{key!r} is no clip key: want corpus_id_start, as in as_--PJHxphWEs_000030000")
     return key
 
 
 def split_key(key: str) -> tuple[str, str, int]:
     """Take a key apart from both ends (a media id may hold `_`): corpus, media id, start in ms."""
-    if not KEY_PATTERN.match(key):
+    if not KEY_PATTERN.fullmatch(key):
         raise ValueError(f"{key!r} is no clip key: want corpus_id_start, as in as_--PJHxphWEs_000030000")
     corpus, rest = key.split("_", 1)
     media_id, start_ms = rest.rsplit("_", 1)

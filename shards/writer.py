@@ -5,6 +5,7 @@ anywhere before the last step leaves no shard, and the same samples give the sam
 """
 
 import os
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -39,7 +40,8 @@ class ShardWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Remove the hidden tar unless `commit` has put it in place."""
-        self._file.close()
+        with suppress(OSError):  # closing flushes, which a full disk refuses once more
+            self._file.close()
         self._temporary.unlink(missing_ok=True)
 
     def add(self, key: str, members: dict[str, bytes]) -> tuple[int, int]:
@@ -48,7 +50,7 @@ class ShardWriter:
         Returns:
             Offset and length of the sample in the tar, in bytes.
         """
-        if not KEY_PATTERN.match(key):
+        if not KEY_PATTERN.fullmatch(key):
             raise ValueError(f"{key!r} is no clip key")
         span = b"".join(member_bytes(f"{key}.{extension}", data) for extension, data in members.items())
         self._file.write(span)

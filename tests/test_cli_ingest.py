@@ -56,10 +56,8 @@ def media(tmp_path: Path, corpus: Path) -> Path:
         (b"", r"list\.csv: the list is empty"),
         (b"id,start,end\n", r"list\.csv: the list has a header but no row"),
         (b"name,from,to\na,0,1\n", r"list\.csv: unknown column 'name'; known are id, path, start, end"),
-        (b"<!DOCTYPE html>\n<p>Not found</p>\n", r"list\.csv: unknown column"),
-        (b"\x89PNG\r\n\x1a\n", r"list\.csv: not a UTF-8 text file"),
     ],
-    ids=["missing", "empty", "header only", "unknown columns", "html", "binary"],
+    ids=["missing", "empty", "header only", "unknown columns"],
 )
 def test_a_bad_list_is_one_line_and_writes_nothing(
     tmp_path: Path, media: Path, content: bytes | None, match: str

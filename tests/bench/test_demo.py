@@ -81,7 +81,7 @@ def fake_steps(monkeypatch: pytest.MonkeyPatch, index: Path) -> None:
     real = demo.RetrievalConfig
 
     def config(**fields: Any) -> object:
-        return real(**(fields | {"index": index}))
+        return real(**(fields | {"index": index, "query_split": "test", "gallery_split": "test"}))
 
     monkeypatch.setattr(demo, "RetrievalConfig", config)
 

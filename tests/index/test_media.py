@@ -225,7 +225,7 @@ def huge_png(width: int, height: int) -> bytes:
 def test_a_huge_picture_is_refused_before_it_is_decoded(tmp_path: Path, width: int, height: int) -> None:
     (tmp_path / "huge.png").write_bytes(huge_png(width, height))
     message = refused(read_small, tmp_path / "huge.png")
-    assert "too many" in message and f"{width} x {height}" in message
+    assert "too many" in message
 
 
 def encoded(kind: str) -> bytes:
@@ -254,3 +254,12 @@ def test_a_damaged_file_is_read_or_refused(tmp_path: Path, kind: str, data: st.D
         assert "\n" not in str(e)
     else:
         assert found.dtype in (np.float32, np.uint8) and found.size
+
+
+def test_a_png_whose_data_chunk_is_empty_and_cut_is_refused(tmp_path: Path) -> None:
+    """Pillow calls this a SyntaxError, and only when the pixels are asked for."""
+    content = bytearray(encoded("PNG"))
+    assert content[37:41] == b"IDAT"
+    content[33:37] = bytes(4)
+    (tmp_path / "cut.png").write_bytes(content[:49])
+    assert "not a readable picture" in refused(read_small, tmp_path / "cut.png")

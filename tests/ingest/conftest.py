@@ -37,7 +37,7 @@ def decode(path, *args, **kwargs):
     if name == "meets_a_bug":
         raise RuntimeError("a fault of the program")
     if name == "slow":
-        time.sleep(0.7)
+        time.sleep(1.1)
     return decode_clip(path, *args, **kwargs)
 
 

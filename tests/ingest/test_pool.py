@@ -75,20 +75,20 @@ def test_no_task_needs_no_process(media: Media, worker_config: Configure) -> Non
 def test_a_clip_that_hangs_costs_one_clip(
     media: Media, worker_config: Configure, clips_of: Callable[..., list[Clip]], hostile: Path
 ) -> None:
-    heard = Heard(worker_config(media("a", "hangs", "b")), clips_of("a", "hangs", "b"), timeout_s=0.8)
+    heard = Heard(worker_config(media("a", "hangs", "b")), clips_of("a", "hangs", "b"), timeout_s=1.5)
     seconds = heard.run()
     assert heard.errors() == [{"system.timeout": 1}]
     assert heard.codes["hangs"] == ["system.timeout"]
     assert set(heard.codes["a"] + heard.codes["b"]) == {""}
     assert hostile.read_text().split().count("hangs.mp4") == 1  # a second try would cost another deadline
-    assert 0.8 <= seconds < 10
+    assert 1.5 <= seconds < 30
     assert multiprocessing.active_children() == []
 
 
 def test_the_deadline_is_that_of_one_clip_not_of_a_shard(
     media: Media, worker_config: Configure, clips_of: Callable[..., list[Clip]], hostile: Path
 ) -> None:
-    heard = Heard(worker_config(media("slow-a", "slow-b")), clips_of("slow-a", "slow-b"), timeout_s=1.2)
+    heard = Heard(worker_config(media("slow-a", "slow-b")), clips_of("slow-a", "slow-b"), timeout_s=2)
     heard.run()
     assert heard.errors() == [{}]
     assert hostile.read_text().split() == ["slow-a.mp4", "slow-b.mp4"]
@@ -120,7 +120,7 @@ def test_several_bad_clips_in_one_shard(
     media: Media, worker_config: Configure, clips_of: Callable[..., list[Clip]], hostile: Path
 ) -> None:
     stems = ("kills-a", "hangs-b", "c")
-    heard = Heard(worker_config(media(*stems)), clips_of(*stems), workers=2, timeout_s=0.8)
+    heard = Heard(worker_config(media(*stems)), clips_of(*stems), workers=2, timeout_s=1.5)
     heard.run()
     assert heard.errors() == [{"system.timeout": 1, "system.worker_killed": 1}]
     assert hostile.read_text().split().count("kills-a.mp4") == 2

@@ -66,6 +66,19 @@ def test_a_long_loud_sound_does_not_overflow() -> None:
     assert measure_audio(np.full(600 * RATE, -32768, np.int16))["rms_dbfs"] == 0.0
 
 
+def test_the_figures_are_those_of_exact_sums() -> None:
+    """Sums of floats would differ in their last digits from machine to machine, and so would the shards."""
+    samples = np.random.default_rng(0).integers(-32768, 32768, RATE + 7, np.int16)
+    exact = sum(int(x) ** 2 for x in samples)
+    assert measure_audio(samples)["rms_dbfs"] == 20 * math.log10(math.sqrt(exact / len(samples)) / 32768)
+    picture = np.random.default_rng(1).integers(0, 256, (33, 31, 3), np.uint8)
+    luma = [299 * int(r) + 587 * int(g) + 114 * int(b) for r, g, b in picture.reshape(-1, 3)]
+    mean = sum(luma) / len(luma)
+    found = measure_frame(picture)
+    assert found["frame_luma_mean"] == mean / 1000
+    assert found["frame_luma_std"] == math.sqrt(sum(x * x for x in luma) / len(luma) - mean**2) / 1000
+
+
 def test_the_figures_do_not_depend_on_where_the_samples_lie() -> None:
     rng = np.random.default_rng(0)
     samples = rng.integers(-20_000, 20_000, RATE + 7, np.int16)

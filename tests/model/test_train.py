@@ -169,9 +169,17 @@ def test_what_a_killed_run_left_half_written_is_cleared(tiny_config: TrainConfig
 
 def test_a_second_writer_is_refused(tiny_config: TrainConfig) -> None:
     tiny_config.out.mkdir()
-    with hold_directory(tiny_config.out, wait=False) as ours, pytest.raises(TrainError, match="writing"):
+    with hold_directory(tiny_config.out, wait=False) as ours, pytest.raises(TrainError, match="another process"):
         assert ours
         train(tiny_config)
+
+
+def test_a_foreign_folder_is_refused_and_left_alone(tiny_config: TrainConfig) -> None:
+    tiny_config.out.mkdir()
+    (tiny_config.out / "thesis.txt").write_text("three years")
+    with pytest.raises(TrainError, match="is not empty and no run; choose another --out"):
+        train(tiny_config)
+    assert [path.name for path in tiny_config.out.iterdir()] == ["thesis.txt"]
 
 
 @pytest.mark.parametrize(
@@ -260,7 +268,7 @@ def test_a_split_or_tower_that_does_not_exist_is_named(tiny_config: TrainConfig)
         train(dataclasses.replace(tiny_config, image_tower="resnet"))
     with pytest.raises(CheckpointError, match="'bert' is unknown"):
         train(dataclasses.replace(tiny_config, language_tower="bert"))
-    assert not tiny_config.out.exists()
+    assert not tiny_config.out.exists() or not list(tiny_config.out.iterdir())
 
 
 def test_the_loss_falls_and_pictures_are_found(tiny_config: TrainConfig) -> None:
