@@ -124,7 +124,7 @@ def ingest(
     with _usage():
         config = IngestConfig(
             list_path=list_path, out=out or Path(), media_dir=media_dir or Path(), split=split, frame_size=frame_size,
-            shard_clips=shard_clips, seed=seed, workers=workers or len(os.sched_getaffinity(0)),
+            shard_clips=shard_clips, seed=seed, workers=len(os.sched_getaffinity(0)) if workers is None else workers,
             clip_timeout_s=clip_timeout, max_pad_ms=max_pad_ms, max_failed=max_failed,
         )  # fmt: skip
     clips, plan = read_and_plan(config)
@@ -328,7 +328,10 @@ def _bar(what: str, total: int | None = None, unit: str = "") -> Iterator[Callab
         def step(done: int, total: int, text: str) -> None:
             progress.update(task, completed=done, total=total, text=text)
 
-        yield step
+        try:
+            yield step
+        except KeyboardInterrupt as e:
+            raise UnibrivlError("interrupted; the same command goes on where it was") from e
 
 
 def _count_clips(step: Callable[[int, int, str], None], total: int) -> Callable[[str, int], None]:
@@ -422,5 +425,3 @@ def main() -> None:
             raise
         full = " (make room and run the same command again)" if e.errno == errno.ENOSPC else ""
         sys.exit(f"error: {e.filename or 'a file'}: {e.strerror or e}{full}")
-    except KeyboardInterrupt:
-        sys.exit("interrupted; the same command goes on where it was")

@@ -19,6 +19,7 @@ from .. import __version__
 from ..shards import FORMAT_VERSION, SAMPLE_RATE, Commit, ShardError
 from ..shards.atomic import hold_directory, is_foreign, remove_leftovers, write_json
 from ..shards.catalog import DATASET_FILE, committed_shards, read_dataset, read_sidecar
+from ..shards.schema import SPLIT_PATTERN
 from .errors import DecodeError, IngestError, PlanError
 from .lists import ClipList, read_list
 from .plan import Plan, make_plan, write_plan
@@ -65,6 +66,8 @@ class IngestConfig:
             value = getattr(self, name)
             if not least <= value <= most:
                 raise ValueError(f"{name} is {value}, want {least} to {most}")
+        if self.split is not None and not SPLIT_PATTERN.fullmatch(self.split):
+            raise ValueError(f"split is {self.split!r}, want a lower-case name, as in train")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -64,10 +64,11 @@ def read_state(run: Path) -> RunState:
         if metadata["format"] != str(RUN_FORMAT):
             raise CheckpointError(f"{run}: run format {metadata['format']}, this program reads {RUN_FORMAT}")
         config, facts = json.loads(metadata["config"]), json.loads(metadata["facts"])
-        for value in (config["language_tower"]["name"], config["image_tower"], facts["image_fingerprint"]):
-            if not isinstance(value, str):
-                raise ValueError(f"{value!r} is no name")
-        dict(config["language_tower"]["options"])
+        tower = config["language_tower"]
+        if not (isinstance(tower["name"], str) and isinstance(tower["options"], dict)):
+            raise ValueError("no language tower")
+        if not isinstance(facts.get("image_fingerprint", ""), str):
+            raise ValueError("no image tower")
         facts["image_dim"] = int(facts["image_dim"])
         return RunState(config, facts, int(metadata["step"]), int(metadata["steps"]))
     except (KeyError, ValueError, TypeError) as e:
@@ -109,11 +110,13 @@ def _restore_optimizer(
     run: Path, model: nn.Module, optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]
 ) -> None:
     state: dict[int, dict[str, Tensor]] = {}
-    for index, (name, _) in enumerate(model.named_parameters()):
+    for index, (name, parameter) in enumerate(model.named_parameters()):
         values = {what: tensors.get(f"optimizer.{name}.{what}") for what in ("step", "exp_avg", "exp_avg_sq")}
         present = {what: tensor for what, tensor in values.items() if tensor is not None}
         if len(present) != len(values):
             raise CheckpointError(f"{run / CHECKPOINT_FILE}: the optimiser's state of {name} is missing")
+        if not present["exp_avg"].shape == present["exp_avg_sq"].shape == parameter.shape:
+            raise CheckpointError(f"{run / CHECKPOINT_FILE}: the optimiser's state of {name} has another shape")
         state[index] = present
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 

@@ -79,10 +79,11 @@ def load_encoder(run: Path) -> Encoder:
         CheckpointError: the run is missing or damaged, or the image tower is not the one it was trained against.
     """
     model, state = load_model(run)
-    images = image_tower(state.config["image_tower"])
-    if images.fingerprint != state.facts["image_fingerprint"]:
+    images = image_tower(str(state.config.get("image_tower")))
+    trained_against = str(state.facts.get("image_fingerprint"))
+    if images.fingerprint != trained_against:
         raise CheckpointError(
-            f"{run} was trained against image tower {state.facts['image_fingerprint'][:12]}, "
+            f"{run} was trained against image tower {trained_against[:12]}, "
             f"{images.name} is here {images.fingerprint[:12]}; install the package versions of the run"
         )
     return Encoder(run, model, images, state)

@@ -5,6 +5,7 @@ a shard that changed never meets an old embedding.
 """
 
 import errno
+import io
 import logging
 from collections.abc import Callable
 from pathlib import Path
@@ -52,7 +53,7 @@ def _embed(clips: ClipShards, positions: np.ndarray, tower: TimmTower) -> np.nda
 
 def _read(path: Path, shape: tuple[int, int]) -> np.ndarray | None:
     try:
-        found = np.load(path, allow_pickle=False)
+        found = np.lib.format.read_array(io.BytesIO(path.read_bytes()), allow_pickle=False)
     except FileNotFoundError:
         return None
     except (OSError, ValueError, EOFError):

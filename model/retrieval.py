@@ -16,6 +16,8 @@ def first_ranks(scores_QG: np.ndarray, relevant_QG: np.ndarray) -> np.ndarray:
     """
     if not relevant_QG.any(axis=1).all():
         raise ValueError("a query without a relevant item has no rank")
+    if np.isnan(scores_QG).any():
+        raise ValueError("a score is no number")
     best_Q1 = np.where(relevant_QG, scores_QG, -np.inf).max(axis=1, keepdims=True)
     higher_Q = ((scores_QG > best_Q1) & ~relevant_QG).sum(axis=1)
     equal_Q = ((scores_QG == best_Q1) & ~relevant_QG).sum(axis=1)

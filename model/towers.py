@@ -35,7 +35,7 @@ def language_options(name: str, options: dict[str, Any]) -> dict[str, Any]:
         raise CheckpointError(f"language tower {name!r} is unknown; known: {', '.join(LANGUAGE_TOWERS)}")
     try:
         return asdict(LANGUAGE_TOWERS[name][0](**options))
-    except TypeError as e:
+    except (TypeError, ValueError) as e:
         raise CheckpointError(f"language tower {name}: {e}") from e
 
 

@@ -75,6 +75,7 @@ class TrainConfig:
         ):  # fmt: skip
             if not least <= getattr(self, name) <= most:
                 raise ValueError(f"{name} is {getattr(self, name)}, want {least} to {most}")
+        language_options(self.language_tower, self.tower_options)
 
     def stored(self) -> dict[str, Any]:
         """Return the part of the configuration that makes two runs the same."""
@@ -195,6 +196,14 @@ def _fraction(text: str) -> float:
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") / 2**64
 
 
+def _step_of(line: str) -> float:
+    """Return the step of a line of the log; infinity for one that was torn."""
+    try:
+        return json.loads(line)["step"]
+    except (ValueError, KeyError, TypeError):
+        return math.inf
+
+
 class _Trainer:
     """The loop and what it changes."""
 
@@ -307,7 +316,7 @@ class _Trainer:
         """Forget what was logged after the checkpoint: those steps are made again."""
         path = self.config.out / METRICS_FILE
         lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-        kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= self.step]
+        kept = [line for line in lines if _step_of(line) <= self.step]
         write_bytes(path, "".join(f"{line}\n" for line in kept).encode())
 
     def _last_validation(self) -> dict[str, RetrievalScores] | None:

@@ -16,6 +16,8 @@ from torch import Tensor, nn
 from ..shards import SAMPLE_RATE
 
 N_FFT = 512
+MAX_MELS = 114
+"""With more, a band at the low end would hold no frequency at all."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -31,8 +33,13 @@ class Wav2clipConfig:
 
     def __post_init__(self) -> None:
         """Refuse values that make no spectrogram."""
-        if not 0.1 <= self.clip_s <= 600 or not 16 <= self.hop <= 16_000 or not 0 <= self.num_mels <= N_FFT // 2:
-            raise ValueError(f"no spectrogram can be made with {self}")
+        for name, least, most, kind in (
+            ("clip_s", 0.1, 600, int | float), ("hop", 16, 16_000, int), ("num_mels", 0, MAX_MELS, int),
+        ):  # fmt: skip
+            value = getattr(self, name)
+            if not isinstance(value, kind) or not least <= value <= most:
+                what = "a whole number" if kind is int else "a number"
+                raise ValueError(f"{name} is {value!r}, want {what} from {least} to {most}")
 
 
 class Wav2clipTower(nn.Module):

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 
 from .commit import Commit, read_commit
 from .errors import ShardError
-from .schema import FORMAT_VERSION, SIDECAR_SCHEMA
+from .schema import FORMAT_VERSION, SIDECAR_SCHEMA, SPLIT_PATTERN
 
 DATASET_FILE = "dataset.json"
 
@@ -37,6 +37,8 @@ def read_dataset(root: Path) -> dict[str, Any]:
 
 def committed_shards(root: Path, *, split: str | None = None) -> list[Commit]:
     """Return the committed shards below `root` in the order of their names; of one split, if given."""
+    if split is not None and not SPLIT_PATTERN.fullmatch(split):
+        return []  # no split has such a name, and a pattern would match several
     pattern = f"shards/{split or '*'}/*.commit.json"
     return [read_commit(path) for path in sorted(root.glob(pattern))]
 

@@ -19,6 +19,8 @@ from .errors import ShardError
 from .schema import SAMPLE_RATE
 from .tarindex import parse_members
 
+MEMBERS = ("flac", "jpg", "json")
+
 
 @dataclass(frozen=True, slots=True)
 class Sample:
@@ -30,19 +32,28 @@ class Sample:
 
     def audio(self) -> np.ndarray:
         """Return the sound: float32 (samples,) at 16 kHz, in -1 to 1."""
-        samples, sample_rate = soundfile.read(io.BytesIO(self.members["flac"]), dtype="float32")
+        try:
+            samples, sample_rate = soundfile.read(io.BytesIO(self.members["flac"]), dtype="float32")
+        except soundfile.SoundFileError as e:
+            raise ShardError(f"{self.key}: its sound is damaged ({e}); run the ingestion again") from e
         if sample_rate != SAMPLE_RATE or samples.ndim != 1:
             raise ShardError(f"{self.key}: want mono sound at {SAMPLE_RATE} Hz, found {sample_rate} Hz")
         return samples
 
     def frame(self) -> np.ndarray:
         """Return the picture: uint8 (height, width, 3)."""
-        with Image.open(io.BytesIO(self.members["jpg"]), formats=("JPEG",)) as image:
-            return np.asarray(image.convert("RGB"))
+        try:
+            with Image.open(io.BytesIO(self.members["jpg"]), formats=("JPEG",)) as image:
+                return np.asarray(image.convert("RGB"))
+        except OSError as e:
+            raise ShardError(f"{self.key}: its picture is damaged; run the ingestion again") from e
 
     def info(self) -> dict[str, Any]:
         """Return the clip's JSON: labels, times, caption."""
-        return json.loads(self.members["json"])
+        try:
+            return dict(json.loads(self.members["json"].decode()))
+        except (ValueError, TypeError) as e:
+            raise ShardError(f"{self.key}: its description is damaged; run the ingestion again") from e
 
 
 class ClipShards:
@@ -109,6 +120,8 @@ def read_sample(fd: int, path: Path, key: str, offset: int, length: int) -> Samp
         ShardError: the bytes there are not that clip.
     """
     sample = Sample(key, parse_members(os.pread(fd, length, offset), f"{path}: {key}"))
+    if missing := [name for name in MEMBERS if name not in sample.members]:
+        raise ShardError(f"{path}: {key} has no {', '.join(missing)}; the shard is damaged")
     if sample.info().get("key") != key:
         raise ShardError(f"{path}: another clip than {key} lies at its place; the shard is damaged")
     return sample

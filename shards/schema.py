@@ -73,7 +73,7 @@ def make_key(corpus: str, media_id: str, start_ms: int) -> str:
         ValueError: a part does not fit `KEY_PATTERN`.
     """
     key = f"{corpus}_{media_id}_{start_ms:09d}"
-    if not KEY_PATTERN.fullmatch(key):
+    if not KEY_PATTERN.fullmatch(key) or not CORPUS_PATTERN.fullmatch(corpus):
         raise ValueError(f"{key!r} is no clip key: want corpus_id_start, as in as_--PJHxphWEs_000030000")
     return key
 

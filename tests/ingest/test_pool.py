@@ -3,6 +3,9 @@
 import io
 import json
 import multiprocessing
+import os
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -116,16 +119,6 @@ def test_a_clip_that_kills_its_worker_once_is_tried_again(
     assert all(".tmp-" in path.name for path in heard.leftovers())
 
 
-def test_several_bad_clips_in_one_shard(
-    media: Media, worker_config: Configure, clips_of: Callable[..., list[Clip]], hostile: Path
-) -> None:
-    stems = ("kills-a", "hangs-b", "c")
-    heard = Heard(worker_config(media(*stems)), clips_of(*stems), workers=2, timeout_s=1.5)
-    heard.run()
-    assert heard.errors() == [{"system.timeout": 1, "system.worker_killed": 1}]
-    assert hostile.read_text().split().count("kills-a.mp4") == 2
-
-
 def test_a_fault_of_the_program_stops_the_run_with_its_traceback(
     media: Media, worker_config: Configure, clips_of: Callable[..., list[Clip]], hostile: Path
 ) -> None:
@@ -151,9 +144,17 @@ def test_workers_that_die_at_once_stop_the_run(
     assert multiprocessing.active_children() == []
 
 
-@pytest.mark.parametrize("memory_mib", [560, 720, 880])
+@pytest.fixture(scope="module")
+def worker_bytes() -> int:
+    """Return the address space of a worker that has done nothing yet; it grows with the number of cores."""
+    code = "import unibrivl.ingest.worker; print(open('/proc/self/statm').read().split()[0])"
+    pages = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    return int(pages) * os.sysconf("SC_PAGE_SIZE")
+
+
+@pytest.mark.parametrize("more_mib", [270, 430])
 def test_a_file_that_takes_more_memory_than_allowed_is_one_failed_clip(
-    media: Media, worker_config: Configure, clips_of: Callable[..., list[Clip]], memory_mib: int
+    media: Media, worker_config: Configure, clips_of: Callable[..., list[Clip]], worker_bytes: int, more_mib: int
 ) -> None:
     """A picture of 8,000 x 8,000 points is 1 MB in its file and 300 in memory, taken in several steps."""
     folder = media("a")
@@ -172,8 +173,7 @@ def test_a_file_that_takes_more_memory_than_allowed_is_one_failed_clip(
         block.sample_rate, block.pts = 16_000, 0
         container.mux([*voice.encode(block), *voice.encode(None)])
     config = worker_config(folder)
-    heard = Heard(replace(config, memory_bytes=memory_mib << 20), clips_of("large", "a"))
+    heard = Heard(replace(config, memory_bytes=worker_bytes + (more_mib << 20)), clips_of("large", "a"))
     heard.run()
     assert heard.codes["a"][-1] == ""
-    assert set(heard.codes["large"]) <= {"", "system.oom"}
-    assert memory_mib > 700 or heard.errors() == [{"system.oom": 1}]
+    assert heard.codes["large"] == ["system.oom"]

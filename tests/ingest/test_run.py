@@ -38,14 +38,14 @@ def temporary(out: Path) -> list[Path]:
 
 @pytest.fixture(scope="module")
 def segments(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a list of three clips a video, 72 in all."""
+    """Return a list of two clips a video, 48 in all."""
     path = tmp_path_factory.mktemp("segments") / "list.csv"
     with (corpus / "list.csv").open(newline="") as f:
         rows = list(csv.DictReader(f))
     with path.open("w", newline="") as f:
         writer = csv.DictWriter(f, ["id", "path", "start", "end", "labels", "caption", "split"], extrasaction="ignore")
         writer.writeheader()
-        writer.writerows(row | {"start": s / 10, "end": s / 10 + 0.5} for row in rows for s in range(3))
+        writer.writerows(row | {"start": s / 10, "end": s / 10 + 0.5} for row in rows for s in range(2))
     return path
 
 
@@ -53,17 +53,17 @@ def segments(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def finished(corpus: Path, segments: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the shard set of an undisturbed run of one worker."""
     out = tmp_path_factory.mktemp("finished") / "out"
-    config = IngestConfig(list_path=segments, media_dir=corpus / "media", out=out, workers=1, shard_clips=9)
+    config = IngestConfig(list_path=segments, media_dir=corpus / "media", out=out, workers=1, shard_clips=6)
     result = run(config)
-    assert (result.planned, result.ok, result.errors, result.shards, result.made) == (72, 72, {}, 8, 8)
+    assert (result.planned, result.ok, result.errors, result.shards, result.made) == (48, 48, {}, 8, 8)
     return out
 
 
 def test_the_set_is_complete_and_readable(finished: Path, segments: Path) -> None:
     catalog = open_catalog(finished)
-    assert len(catalog) == 72
-    assert len(set(catalog.column("key"))) == 72
-    assert len(open_catalog(finished, split="test")) == 18
+    assert len(catalog) == 48
+    assert len(set(catalog.column("key"))) == 48
+    assert len(open_catalog(finished, split="test")) == 12
     for commit in catalog.shards:
         verify_commit(commit)
     with ClipShards(finished) as shards:
@@ -72,7 +72,7 @@ def test_the_set_is_complete_and_readable(finished: Path, segments: Path) -> Non
 
 
 def test_two_workers_make_the_same_bytes(finished: Path, corpus: Path, segments: Path, config_for: Configure) -> None:
-    config = config_for(segments, corpus / "media", workers=2, shard_clips=9)
+    config = config_for(segments, corpus / "media", workers=2, shard_clips=6)
     run(config)
     assert contents(config.out) == contents(finished)
 
@@ -82,9 +82,9 @@ def test_a_second_run_makes_and_touches_nothing(finished: Path, corpus: Path, se
         return {p: p.stat().st_mtime_ns for p in [finished, *finished.rglob("*")]}
 
     before = times()
-    config = IngestConfig(list_path=segments, media_dir=corpus / "media", out=finished, workers=2, shard_clips=9)
+    config = IngestConfig(list_path=segments, media_dir=corpus / "media", out=finished, workers=2, shard_clips=6)
     result = run(config)
-    assert (result.ok, result.shards, result.made) == (72, 8, 0)
+    assert (result.ok, result.shards, result.made) == (48, 8, 0)
     assert times() == before
 
 
@@ -99,7 +99,7 @@ def test_a_killed_run_is_finished_by_the_next_with_the_same_bytes(
 ) -> None:
     """Kill all processes at once, or only the one that a user sees: its workers must not go on for ever."""
     out = tmp_path / "out"
-    arguments = command(segments, out, corpus / "media", "--shard-clips", "9", "--workers", "2")
+    arguments = command(segments, out, corpus / "media", "--shard-clips", "6", "--workers", "2")
     with subprocess.Popen(arguments, start_new_session=True, stderr=subprocess.DEVNULL) as process:
         deadline = time.monotonic() + 60
         while not list(out.rglob("*.commit.json")):
@@ -107,9 +107,9 @@ def test_a_killed_run_is_finished_by_the_next_with_the_same_bytes(
             time.sleep(0.001)
         os.kill(process.pid, signal.SIGKILL) if victim == "parent" else os.killpg(process.pid, signal.SIGKILL)
     assert 1 <= len(committed_shards(out)) < 8
-    assert len(open_catalog(out)) >= 9  # what is committed can be read already
+    assert len(open_catalog(out)) >= 6  # what is committed can be read already
     done = subprocess.run(arguments, capture_output=True, text=True, check=True)
-    assert "72 of 72 clips in 8 shards" in done.stdout
+    assert "48 of 48 clips in 8 shards" in done.stdout
     deadline = time.monotonic() + 20
     while True:  # workers whose parent was killed notice it when they next speak to it
         try:
@@ -122,15 +122,12 @@ def test_a_killed_run_is_finished_by_the_next_with_the_same_bytes(
     assert temporary(out) == []
 
 
-@pytest.mark.parametrize("place", ["shards/train/.gen-train-000000.tar", "plan/.plan-00000.parquet", ".dataset.json"])
-def test_what_a_killed_run_left_is_cleared_away(
-    media: Media, write_list: WriteList, config_for: Configure, place: str
-) -> None:
+def test_what_killed_runs_left_is_cleared_away(media: Media, write_list: WriteList, config_for: Configure) -> None:
     config = config_for(write_list("a"), media("a"))
-    left = config.out / f"{place}.tmp-123-abcd"
-    left.parent.mkdir(parents=True, exist_ok=True)
-    (config.out / "plan").mkdir(exist_ok=True)
-    left.write_bytes(b"half")
+    for place in ("shards/train/.gen-train-000000.tar", "plan/.plan-00000.parquet", ".dataset.json"):
+        left = config.out / f"{place}.tmp-123-abcd"
+        left.parent.mkdir(parents=True, exist_ok=True)
+        left.write_bytes(b"half")
     run(config)
     assert temporary(config.out) == []
 
@@ -147,40 +144,32 @@ def test_a_fifo_does_not_keep_the_others_waiting(media: Media, write_list: Write
 def test_a_clip_that_hangs_is_a_timeout(
     media: Media, write_list: WriteList, config_for: Configure, hostile: Path
 ) -> None:
-    stems = ("a", "hangs", "b", "kills")
-    config = config_for(write_list(*stems), media(*stems), max_failed=0.5, clip_timeout_s=1.5, workers=2)
+    config = config_for(write_list("a", "hangs"), media("a", "hangs"), max_failed=0.5, clip_timeout_s=1.5)
     result = run(config)
-    assert (result.ok, result.errors) == (2, {"system.timeout": 1, "system.worker_killed": 1})
+    assert (result.ok, result.errors) == (1, {"system.timeout": 1})
     assert temporary(config.out) == []
     again = run(config)
-    assert (again.ok, again.errors, again.made) == (2, result.errors, 0)
+    assert (again.ok, again.errors, again.made) == (1, result.errors, 0)
 
 
 def test_a_failed_clip_fails_the_run_and_keeps_the_good_ones(
     media: Media, write_list: WriteList, config_for: Configure
 ) -> None:
-    folder = media("a", "b", "c", "d")
+    folder = media("a", "b", "c")
     (folder / "c.mp4").write_bytes(b"")
-    config = config_for(write_list("a", "b", "c", "d"), folder)
+    config = config_for(write_list("a", "b", "c"), folder)
     with pytest.raises(IngestError) as caught:
         run(config)
     message = str(caught.value)
-    assert message.startswith("1 of 4 clips failed (1 local.empty_file): ")
-    assert f"{folder / 'c.mp4'}: the file has 0 bytes; fetch it again; the 3 others are in {config.out}" in message
-    assert message.endswith("to accept this, pass --max-failed 0.25") and "\n" not in message
-    assert len(open_catalog(config.out)) == 3
+    assert message.startswith("1 of 3 clips failed (1 local.empty_file): ")
+    assert f"{folder / 'c.mp4'}: the file has 0 bytes; fetch it again; the 2 others are in {config.out}" in message
+    assert message.endswith("to accept this, pass --max-failed 0.334") and "\n" not in message
+    assert len(open_catalog(config.out)) == 2
     with pytest.raises(IngestError) as again:  # nothing is left to do, and the run has failed all the same
         run(config)
     assert str(again.value) == message
-    accepted = run(config_for(config.list_path, folder, max_failed=0.25))
-    assert (accepted.ok, accepted.errors, accepted.made) == (3, {"local.empty_file": 1}, 0)
-
-
-def test_the_share_in_the_message_is_enough(media: Media, write_list: WriteList, config_for: Configure) -> None:
-    config = config_for(write_list("a", "gone", "lost"), media("a"))
-    with pytest.raises(IngestError, match=r"2 of 3 clips failed .* pass --max-failed 0\.667$"):
-        run(config)
-    assert run(config_for(config.list_path, config.media_dir, max_failed=0.667)).ok == 1
+    accepted = run(config_for(config.list_path, folder, max_failed=0.334))
+    assert (accepted.ok, accepted.errors, accepted.made) == (2, {"local.empty_file": 1}, 0)
 
 
 def test_all_failed_commits_nothing_and_a_repair_is_enough(
@@ -210,30 +199,18 @@ def test_a_missing_media_folder_or_none_of_its_media_writes_nothing(
     assert not config.out.exists()
 
 
-def test_one_impossible_path_is_one_failed_clip(media: Media, tmp_path: Path, config_for: Configure) -> None:
-    folder = media("a", "b")
-    path = tmp_path / "list.csv"
-    path.write_text(f"path,start,end\na.mp4,0,1\n{'x' * 300}.mp4,0,1\nb.mp4,0,1\n")
-    result = run(config_for(path, folder, max_failed=0.4))
-    assert (result.ok, result.errors) == (2, {"local.missing_file": 1})
-
-
-def test_a_clip_too_short_to_have_a_sample_does_not_stop_the_run(
-    media: Media, tmp_path: Path, config_for: Configure
-) -> None:
-    path = tmp_path / "list.csv"
-    path.write_text("id,start,end\na,0,1\nb,0.5001,0.5004\n")
-    assert run(config_for(path, media("a", "b"), max_failed=0.5)).ok == 1
-
-
-def test_a_codec_that_nobody_knows_does_not_stop_the_run(
-    media: Media, write_list: WriteList, config_for: Configure
-) -> None:
-    folder = media("a", "b")
+def test_no_clip_can_stop_the_others(media: Media, tmp_path: Path, config_for: Configure) -> None:
+    """Regression: each of these ended the run, with a traceback or a sentence about the output folder."""
+    folder = media("a", "b", "c", "d")
     data = (folder / "b.mp4").read_bytes()
-    (folder / "b.mp4").write_bytes(data.replace(b"avc1" if b"avc1" in data else b"mp4v", b"zzzz"))
-    result = run(config_for(write_list("a", "b"), folder, max_failed=0.5))
-    assert result.ok == 1 and sum(result.errors.values()) == 1
+    (folder / "b.mp4").write_bytes(data.replace(b"avc1" if b"avc1" in data else b"mp4v", b"zzzz"))  # no such codec
+    rows = ["a.mp4,0,1", "b.mp4,0,1", f"{'x' * 300}.mp4,0,1", "c.mp4,0.5001,0.5004", "c.mp4,0.9,0.901", "d.mp4,0,1"]
+    path = tmp_path / "list.csv"
+    path.write_text("\n".join(["path,start,end", *rows]))
+    result = run(config_for(path, folder, max_failed=1))
+    assert result.ok == 3
+    assert result.errors.pop("local.missing_file") == 1
+    assert sum(result.errors.values()) == 1 and next(iter(result.errors)).startswith("media.")
 
 
 def test_two_runs_into_one_folder_are_refused(media: Media, write_list: WriteList, config_for: Configure) -> None:
@@ -267,7 +244,7 @@ def test_other_options_into_the_same_folder_are_refused(
 ) -> None:
     before = contents(finished)
     list_path = corpus / "list.csv" if options.pop("list", False) else segments
-    config = config_for(list_path, corpus / "media", **({"out": finished, "shard_clips": 9} | options))
+    config = config_for(list_path, corpus / "media", **({"out": finished, "shard_clips": 6} | options))
     with pytest.raises(PlanError, match=f"^{finished} holds shards of another {what}; ingest with the same list"):
         run(config)
     assert contents(finished) == before
@@ -371,7 +348,7 @@ def test_a_full_disk_is_one_line_and_goes_on_when_there_is_room(
     out, log = tmp_path / "out", tmp_path / "log"
     out.mkdir()
     log.mkdir()
-    ingestion = command(segments, out / "set", corpus / "media", "--shard-clips", "9", "--workers", "1")
+    ingestion = command(segments, out / "set", corpus / "media", "--shard-clips", "6", "--workers", "1")
     done = subprocess.run(
         ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", FULL_DISK, "sh", str(out), *ingestion],
         env=os.environ | {"OUT": str(out), "LOG": str(log)},
@@ -385,7 +362,7 @@ def test_a_full_disk_is_one_line_and_goes_on_when_there_is_room(
     assert len(first) == 2 and first[1] == "1"
     assert first[0].startswith("error: ")
     assert "disk is full" in first[0] or "No space left on device" in first[0]
-    assert "72 of 72 clips in 8 shards" in (log / "second").read_text()
+    assert "48 of 48 clips in 8 shards" in (log / "second").read_text()
     assert (log / "temporary").read_text() == ""
     for path in (finished / "shards").rglob("*.*"):
         assert (log / "shards" / path.relative_to(finished / "shards")).read_bytes() == path.read_bytes()

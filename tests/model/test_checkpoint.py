@@ -12,6 +12,7 @@ from unibrivl.model.errors import CheckpointError
 from unibrivl.model.unibrivl import UniBriVL
 
 IMAGE_DIM = 6
+FACTS = {"image_dim": IMAGE_DIM, "image_fingerprint": "c" * 64}
 
 
 def make_model(seed: int = 0) -> tuple[UniBriVL, torch.optim.Optimizer]:
@@ -28,8 +29,8 @@ def make_model(seed: int = 0) -> tuple[UniBriVL, torch.optim.Optimizer]:
 @pytest.fixture
 def saved(tmp_path: Path, tiny_tower: str) -> tuple[Path, UniBriVL, torch.optim.Optimizer]:
     model, optimizer = make_model()
-    config = {"language_tower": {"name": tiny_tower, "options": {}}, "note": "Größe"}
-    save_checkpoint(tmp_path, RunState(config, {"image_dim": IMAGE_DIM}, 3, 9), model, optimizer)
+    config = {"language_tower": {"name": tiny_tower, "options": {}}, "image_tower": "colours", "note": "Größe"}
+    save_checkpoint(tmp_path, RunState(config, FACTS, 3, 9), model, optimizer)
     return tmp_path, model, optimizer
 
 
@@ -54,7 +55,7 @@ def refused(run: Path) -> str:
 def test_what_goes_in_comes_out(saved: tuple[Path, UniBriVL, torch.optim.Optimizer]) -> None:
     run, model, optimizer = saved
     loaded, state = load_model(run)
-    assert (state.step, state.steps, state.facts) == (3, 9, {"image_dim": IMAGE_DIM})
+    assert (state.step, state.steps, state.facts) == (3, 9, FACTS)
     assert state.config["note"] == "Größe"
     assert not loaded.training
     assert loaded.fingerprint() == model.fingerprint()
@@ -113,7 +114,8 @@ def test_another_format_is_refused(saved: tuple[Path, UniBriVL, torch.optim.Opti
     "metadata",
     [
         {"format": ""}, {"config": ""}, {"config": "{"}, {"step": "many"}, {"config": "{}"}, {"config": "[]"},
-        {"facts": "{}"}, {"config": '{"language_tower": {"name": "tiny"}}'},
+        {"facts": "{}"}, {"facts": '{"image_dim": [6], "image_fingerprint": "c"}'},
+        {"config": '{"language_tower": {"name": "tiny"}, "image_tower": "colours"}'},
     ],
     ids=str,
 )  # fmt: skip

@@ -54,7 +54,7 @@ def test_the_front_end_is_a_log_power_spectrogram() -> None:
     "options", [{"clip_s": 0}, {"clip_s": 700}, {"clip_s": math.nan}, {"hop": 1}, {"num_mels": -1}, {"num_mels": 999}]
 )
 def test_values_that_make_no_spectrogram_are_refused(options: dict[str, float]) -> None:
-    with pytest.raises(ValueError, match="no spectrogram"):
+    with pytest.raises(ValueError, match="want a"):
         Wav2clipConfig(**options)
 
 
@@ -63,7 +63,7 @@ def test_defaults_are_those_of_wav2clip() -> None:
     assert language_options("wav2clip", {"hop": 160})["hop"] == 160
 
 
-@pytest.mark.parametrize("num_mels", [64, 128, 256])
+@pytest.mark.parametrize("num_mels", [1, 64, 114])
 def test_every_number_of_mel_bands_that_is_accepted_has_no_empty_band(num_mels: int) -> None:
     """torchaudio warns of filters without a single frequency, and warnings are errors here."""
     tower = Wav2clipTower(Wav2clipConfig(clip_s=1.0, num_mels=num_mels))
