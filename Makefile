@@ -9,6 +9,7 @@ PYTEST_ARGS ?=
 
 .PHONY: setup demo test check format clean
 setup: .venv/.installed
+	@:
 
 .venv/.installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "unibrivl needs Python 3.11 or newer, this is " + sys.version.split()[0] + "; name one with: make PYTHON=python3.11")'

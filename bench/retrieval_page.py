@@ -78,13 +78,15 @@ def _draw(direction: Direction, seed: int) -> list[int]:
 def _question(snapshot: Snapshot, name: str, direction: Direction, query: int) -> Question:
     asked, sought = DIRECTIONS[name]
     row = direction.query_rows[query]
-    best = np.argsort(-direction.scores_QG[query], kind="stable")[:TOP]
+    order = np.argsort(-direction.scores_QG[query], kind="stable")
+    first_true = int(np.argmax(direction.relevant_QG[query, order]))
+    shown = [*range(min(TOP, len(order)))] + [first_true] * (first_true >= TOP)  # the true one is always there to see
     answers = [
         clip_card(
-            snapshot, direction.gallery_rows[g], rank=rank, score=float(direction.scores_QG[query, g]),
+            snapshot, direction.gallery_rows[g], rank=place + 1, score=float(direction.scores_QG[query, g]),
             is_true=bool(direction.relevant_QG[query, g]),
         )
-        for rank, g in enumerate(best.tolist(), 1)
+        for place, g in ((place, int(order[place])) for place in shown)
     ]  # fmt: skip
     return Question(
         heading=row["caption"] or row["key"], direction=f"{WORDS[asked]} to {WORDS[sought]}",

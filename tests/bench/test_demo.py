@@ -93,7 +93,7 @@ def test_every_command_of_a_recipe_parses(
     fake_steps(monkeypatch, index)
     (tmp_path / sample).mkdir()
     reported: list[tuple[str, float, str]] = []
-    summary = run_demo(DemoConfig(sample=sample, out=tmp_path, seed=3, started=0.0), lambda *s: reported.append(s))
+    summary = run_demo(DemoConfig(sample=sample, out=tmp_path, seed=3, setup_s=1.0), lambda *s: reported.append(s))
     assert list(summary["steps"]) == ["setup", "sample", "ingest", "train", "index", "retrieval"]
     parsed = [parse(shlex.split(command)[1:]) for name, _, command in reported if name != "setup"]
     assert [name for name, _ in parsed] == ["sample", "ingest", "train", "index", "bench retrieval"]

@@ -176,7 +176,7 @@ def test_what_was_asked_for_is_the_larger_side(driver, page_url):
                 open: Array.from(document.querySelectorAll('details')).filter(d => d.open).length};
     """
     sizes_px = driver.execute_script(script)
-    assert min(sizes_px["picture"]) >= 120 and max(sizes_px["thumb"]) <= 64
+    assert min(sizes_px["picture"]) >= 100 and max(sizes_px["thumb"]) <= 64
     assert min(sizes_px["player"]) > max(sizes_px["small"])
     assert sizes_px["open"] == 0
 

@@ -54,9 +54,14 @@ def test_a_child_ends_with_its_parent_and_only_then(tmp_path: Path) -> None:
     with subprocess.Popen([sys.executable, tmp_path / "parent.py", done], stdout=subprocess.PIPE, text=True) as parent:
         assert parent.stdout is not None
         child = int(parent.stdout.readline())
-        wait_until("a child may not take more memory than it was given", done.exists)
-        os.kill(child, signal.SIGINT)
-        time.sleep(0.2)
-        assert is_there(child)
-        parent.kill()
-        wait_until("a child ends with its parent", lambda: not is_there(child))
+        try:
+            wait_until("a child may not take more memory than it was given", done.exists)
+            os.kill(child, signal.SIGINT)
+            time.sleep(0.2)
+            assert is_there(child)
+            parent.kill()
+            wait_until("a child ends with its parent", lambda: not is_there(child))
+        finally:
+            parent.kill()
+            if is_there(child):
+                os.kill(child, signal.SIGKILL)
