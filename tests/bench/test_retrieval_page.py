@@ -29,15 +29,17 @@ def test_six_questions_with_their_true_answers_marked(config: RetrievalConfig) -
         )
         query = [row["key"] for row in direction.query_rows].index(question.query.key)
         keys = [row["key"] for row in direction.gallery_rows]
-        best = np.sort(direction.scores_QG[query])[::-1][:5]
-        assert [answer.score for answer in question.answers] == pytest.approx(best.tolist())
-        assert [answer.rank for answer in question.answers] == [1, 2, 3, 4, 5]
+        best = np.sort(direction.scores_QG[query])[::-1]
+        ranks = [answer.rank or 0 for answer in question.answers]
+        assert ranks[:5] == [1, 2, 3, 4, 5] and len(ranks) <= 6
+        assert [answer.score for answer in question.answers] == pytest.approx([best[rank - 1] for rank in ranks])
         for answer in question.answers:
             assert answer.is_true == direction.relevant_QG[query, keys.index(answer.key)]
         assert question.true_rank == direction.ranks_Q[query] and question.gallery == 18
-        # a true answer among the five is where the rank says
-        marked = [answer.rank for answer in question.answers if answer.is_true]
-        assert (min(marked) == question.true_rank) if marked else question.true_rank > 5
+        # the true answer is always there to see, behind the five if it is not among them
+        marked = [answer.rank or 0 for answer in question.answers if answer.is_true]
+        assert min(marked) == question.true_rank
+        assert (len(ranks) == 6) == (min(marked) > 5)
     assert len({question.query.key for question in page.questions[:3]}) == 3
 
 
