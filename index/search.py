@@ -3,6 +3,9 @@
 Shapes: Q queries, N rows, D dimensions, K answers.
 """
 
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
 import numpy as np
 
 from .. import UnibrivlError
@@ -52,7 +55,11 @@ def search_distinct(
         wanted = min(len(vectors_ND), 2 * wanted)
 
 
-def _faiss():
+def _faiss() -> Any:
+    if all(_is_installed(name) for name in ("faiss-cpu", "faiss-gpu")):
+        raise UnibrivlError(
+            "faiss-cpu and faiss-gpu are both installed and overwrite each other; uninstall one of them"
+        )
     try:
         import faiss
     except ImportError as e:
@@ -60,3 +67,11 @@ def _faiss():
             "FAISS is not installed: run pip install 'unibrivl[cpu]' (or 'unibrivl[gpu]'; not both)"
         ) from e
     return faiss
+
+
+def _is_installed(distribution: str) -> bool:
+    try:
+        version(distribution)
+    except PackageNotFoundError:
+        return False
+    return True

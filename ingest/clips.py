@@ -22,7 +22,7 @@ class Clip:
     split: str = "train"
     """Lower-case name of the part of the corpus."""
     group: str = ""
-    """Clips of one group never stand in two splits; empty: the medium is its own group."""
+    """What belongs together, such as all voices of one thing; empty: the medium is its own group."""
     labels: tuple[str, ...] = ()
     """Names or MIDs."""
     caption: str = ""

@@ -96,3 +96,9 @@ def test_a_missing_faiss_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(builtins, "__import__", without)
     with pytest.raises(UnibrivlError, match=r"pip install 'unibrivl\[cpu\]'"):
         search(np.zeros((2, 3), np.float16), np.zeros((1, 3), np.float32), 1)
+
+
+def test_two_packages_of_faiss_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("unibrivl.index.search.version", lambda name: "1.15.1")
+    with pytest.raises(UnibrivlError, match=r"faiss-cpu and faiss-gpu are both installed.*uninstall one"):
+        search(np.eye(2, dtype=np.float16), np.eye(2, dtype=np.float32), 1)
