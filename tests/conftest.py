@@ -1,13 +1,20 @@
 """Shared fixtures: folders given by option, tiny media and a tiny corpus made in code."""
 
 import csv
+import os
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import settings
 
 from unibrivl.ingest.mux import write_video
+
+# Continuous integration tries the same examples each time, so that a red run is the fault of the change.
+settings.register_profile("ci", derandomize=True, deadline=None)
+if os.environ.get("CI"):
+    settings.load_profile("ci")
 
 FOLDERS = ("reference", "data")
 

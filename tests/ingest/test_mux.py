@@ -92,7 +92,8 @@ def test_no_sample_is_lost_and_the_picture_lasts_as_long(
     path = tmp_path_factory.mktemp("length") / "a.mp4"
     num_frames = -(-num_samples * 5 // RATE)
     write_video(path, frames=[noise_picture(0)] * num_frames, audio=tone(num_samples))
-    assert num_samples <= decode_audio(path).shape[1] < num_samples + 1024
+    # MP4 says where a track ends in whole milliseconds, so up to one of them may go
+    assert num_samples - RATE // 1000 <= decode_audio(path).shape[1] < num_samples + 1024
     with av.open(path) as container:
         assert len(list(container.decode(video=0))) == num_frames
 
