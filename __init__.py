@@ -6,7 +6,7 @@ The package lives at the repository root; its parts depend on each other one way
 Every error that a user can cause is a `UnibrivlError`, whose message is one line:
 
     UnibrivlError
-    |-- ingest: ListError, PlanError, DecodeError, SampleError, IngestError
+    |-- ingest: ListError, PlanError, ClipError, SampleError, IngestError
     |-- shards: ShardError
     |-- model:  CheckpointError, TrainError
     |-- index:  IndexStoreError, IndexMismatchError, QueryError

@@ -1,7 +1,7 @@
 """From a list of clips to committed shards."""
 
 from .clips import Clip
-from .errors import DecodeError, IngestError, ListError, PlanError, SampleError
+from .errors import ClipError, IngestError, ListError, PlanError, SampleError
 from .lists import ClipList, read_list
 from .plan import Plan, make_plan
 from .run import IngestConfig, IngestResult, ingest, read_and_plan
@@ -9,7 +9,7 @@ from .run import IngestConfig, IngestResult, ingest, read_and_plan
 __all__ = [
     "Clip",
     "ClipList",
-    "DecodeError",
+    "ClipError",
     "IngestConfig",
     "IngestError",
     "IngestResult",

@@ -1,8 +1,18 @@
 """What a clip is before anything was fetched: a stretch of one medium, with what a list says about it."""
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from ..shards import make_key
+
+
+class Event(NamedTuple):
+    """What sounds from when to when."""
+
+    start_ms: int
+    """From the clip's start."""
+    end_ms: int
+    label: str
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -14,7 +24,7 @@ class Clip:
     media_id: str
     """Identifies the medium within the corpus: letters, digits, `-` and `_`."""
     source: str = ""
-    """Path of the medium relative to the media folder; empty: found by its id."""
+    """Path of the medium relative to the media folder, or its address; empty: found by its id."""
     start_ms: int
     """Where the clip starts in the medium."""
     end_ms: int
@@ -25,6 +35,8 @@ class Clip:
     """What belongs together, such as all voices of one thing; empty: the medium is its own group."""
     labels: tuple[str, ...] = ()
     """Names or MIDs."""
+    events: tuple[Event, ...] = ()
+    """Strong labels, where the list has them."""
     caption: str = ""
     """A sentence or a name."""
     language: str = ""

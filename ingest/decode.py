@@ -29,7 +29,7 @@ from av.video.stream import VideoStream
 from PIL import Image
 
 from ..shards import SAMPLE_RATE
-from .errors import DecodeError
+from .errors import ClipError
 
 OPEN_OPTIONS = {"protocol_whitelist": "file"}
 """A file may be a playlist in disguise: it must not make the decoder open addresses."""
@@ -75,7 +75,7 @@ def decode_clip(path: Path, start_ms: int, end_ms: int, *, frame_size: int, max_
         max_pad_ms: how much sound may be missing, at either end or inside, before the clip fails.
 
     Raises:
-        DecodeError: with the reason as its code.
+        ClipError: with the reason as its code.
     """
     _check_file(path)
     try:
@@ -92,15 +92,15 @@ def decode_clip(path: Path, start_ms: int, end_ms: int, *, frame_size: int, max_
             )  # fmt: skip
             square = _square(frame, frame_size)
     except MemoryError as e:
-        raise DecodeError("system.oom", f"{path}: decoding takes more memory than a worker may have") from e
+        raise ClipError("system.oom", f"{path}: decoding takes more memory than a worker may have") from e
     except FFmpegError as e:
         code, what = _classify(e)
-        raise DecodeError(code, f"{path}: {what}") from e
+        raise ClipError(code, f"{path}: {what}") from e
     except (ValueError, ArithmeticError, LookupError) as e:  # what PyAV makes of impossible headers
-        raise DecodeError("media.decode_errors", f"{path}: cannot be decoded ({e})") from e
+        raise ClipError("media.decode_errors", f"{path}: cannot be decoded ({e})") from e
     pad_ms = round(missing * 1000 / SAMPLE_RATE)
     if pad_ms > max_pad_ms or missing == len(samples):
-        raise DecodeError(
+        raise ClipError(
             "media.truncated",
             f"{path}: {pad_ms} ms of sound are missing between {start_ms} and {end_ms} ms, at most {max_pad_ms} may",
         )
@@ -117,7 +117,7 @@ class _Errors:
     def add(self, error: Exception) -> None:
         self.count += 1
         if self.count > MAX_BAD_PACKETS:
-            raise DecodeError("media.decode_errors", f"{self.path}: more than {MAX_BAD_PACKETS} packets are damaged")
+            raise ClipError("media.decode_errors", f"{self.path}: more than {MAX_BAD_PACKETS} packets are damaged")
 
 
 def _check_file(path: Path) -> None:
@@ -125,11 +125,11 @@ def _check_file(path: Path) -> None:
         with path.open("rb") as f:
             head = f.read(512).lstrip().lower()
     except OSError as e:
-        raise DecodeError("local.unreadable", f"{path}: cannot be read ({e.strerror})") from e
+        raise ClipError("local.unreadable", f"{path}: cannot be read ({e.strerror})") from e
     if not head:
-        raise DecodeError("local.empty_file", f"{path}: the file has 0 bytes; fetch it again")
+        raise ClipError("local.empty_file", f"{path}: the file has 0 bytes; fetch it again")
     if head.startswith((b"<!doctype html", b"<html", b"<?xml")):
-        raise DecodeError("media.not_media", f"{path}: a web page, not a media file; fetch it again")
+        raise ClipError("media.not_media", f"{path}: a web page, not a media file; fetch it again")
 
 
 def _classify(error: FFmpegError) -> tuple[str, str]:
@@ -142,13 +142,13 @@ def _streams(path: Path, container: InputContainer) -> tuple[VideoStream, AudioS
     videos = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
     audios = container.streams.audio
     if not audios:
-        raise DecodeError("media.no_audio", f"{path}: has no audio track")
+        raise ClipError("media.no_audio", f"{path}: has no audio track")
     if not videos:
-        raise DecodeError("media.no_video", f"{path}: has no video track")
+        raise ClipError("media.no_video", f"{path}: has no video track")
     video, audio = videos[0], audios[0]
     for stream in (video, audio):
         if stream.codec_context is None:
-            raise DecodeError("media.unknown_codec", f"{path}: its {stream.type} is in a codec that is not known here")
+            raise ClipError("media.unknown_codec", f"{path}: its {stream.type} is in a codec that is not known here")
         # one decoder thread: the workers are the parallelism, and the output must not depend on timing
         stream.codec_context.thread_count = 1
     return video, audio
@@ -159,7 +159,7 @@ def _check_range(path: Path, container: InputContainer, start_ms: int, end_ms: i
         return
     length_ms = (container.duration + max(0, container.start_time or 0)) * 1000 // av.time_base
     if end_ms > length_ms + max_pad_ms or start_ms >= length_ms:
-        raise DecodeError(
+        raise ClipError(
             "media.out_of_range",
             f"{path}: the clip from {start_ms} to {end_ms} ms reaches past the end of the medium at {length_ms} ms",
         )
@@ -189,7 +189,7 @@ def _decode_frame(
         if frame.pts * base >= middle:
             break
     if last is None or last.pts is None:
-        raise DecodeError("media.no_frame", f"{path}: no picture can be decoded near {round(middle * 1000)} ms")
+        raise ClipError("media.no_frame", f"{path}: no picture can be decoded near {round(middle * 1000)} ms")
     return last, round(last.pts * base * 1000), bool(last.key_frame)
 
 

@@ -19,11 +19,12 @@ class SampleError(UnibrivlError):
     """A sample corpus that cannot be fetched or made."""
 
 
-class DecodeError(UnibrivlError):
-    """One clip that cannot be turned into sound and picture.
+class ClipError(UnibrivlError):
+    """One clip that cannot be turned into sound and picture, for now or for good.
 
     Attributes:
-        code: the reason as `class.reason` (docs/formats.md lists them), the unit in which failures are counted.
+        code: the reason as `class.reason` (docs/ingest.md lists them), the unit in which failures are counted. The
+            class says what to do: see `WAITS`, `AGAIN` and `FOR_GOOD`.
     """
 
     def __init__(self, code: str, message: str) -> None:
@@ -31,6 +32,19 @@ class DecodeError(UnibrivlError):
         super().__init__(message)
         self.code = code
 
-    def __reduce__(self) -> tuple[type["DecodeError"], tuple[str, str]]:
+    @property
+    def kind(self) -> str:
+        """Return the class of the code."""
+        return self.code.partition(".")[0]
+
+    def __reduce__(self) -> tuple[type["ClipError"], tuple[str, str]]:
         """Survive the way from a worker process to its parent."""
-        return DecodeError, (self.code, str(self))
+        return ClipError, (self.code, str(self))
+
+
+WAITS = frozenset({"throttle"})
+"""The source wants a pause: all workers stop asking it for a while, and the clip is tried again, without end."""
+AGAIN = frozenset({"transient"})
+"""Tried again after a short pause, a few times."""
+FOR_GOOD = frozenset({"source", "local", "media", "quality", "policy"})
+"""Another try now would end the same way; `unibrivl shards retry` tries again later where a medium may have changed."""

@@ -12,7 +12,7 @@ from contextlib import suppress
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 
-from .errors import DecodeError, IngestError
+from .errors import ClipError, IngestError
 from .worker import ShardTask, WorkerConfig, serve
 
 MAX_DEATHS_BETWEEN_CLIPS = 3
@@ -118,16 +118,16 @@ class Pool:
         if not key and self.deaths[key] >= MAX_DEATHS_BETWEEN_CLIPS:
             raise IngestError(f"workers keep dying (exit code {worker.process.exitcode}); is there enough memory?")
         died = f"{key}: its worker died twice (exit code {worker.process.exitcode})"
-        self._replace(worker, DecodeError("system.worker_killed", died) if key and self.deaths[key] >= 2 else None)
+        self._replace(worker, ClipError("system.worker_killed", died) if key and self.deaths[key] >= 2 else None)
 
     def _kill_overdue(self) -> None:
         now = time.monotonic()
         for worker in self.workers:
             if worker.task and worker.key and now - worker.since > self.clip_timeout_s:
                 late = f"{worker.key}: not decoded within {self.clip_timeout_s:g} s"
-                self._replace(worker, DecodeError("system.timeout", late))
+                self._replace(worker, ClipError("system.timeout", late))
 
-    def _replace(self, worker: _Worker, error: DecodeError | None) -> None:
+    def _replace(self, worker: _Worker, error: ClipError | None) -> None:
         assert worker.task is not None
         if error is not None:
             worker.task.poison[worker.key] = error

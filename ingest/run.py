@@ -20,7 +20,7 @@ from ..shards import FORMAT_VERSION, SAMPLE_RATE, Commit, ShardError
 from ..shards.atomic import hold_directory, is_foreign, remove_leftovers, write_json
 from ..shards.catalog import DATASET_FILE, committed_shards, read_dataset, read_sidecar
 from ..shards.schema import SPLIT_PATTERN
-from .errors import DecodeError, IngestError, PlanError
+from .errors import ClipError, IngestError, PlanError
 from .lists import ClipList, read_list
 from .plan import Plan, make_plan, write_plan
 from .pool import Pool
@@ -130,13 +130,13 @@ def ingest(config: IngestConfig, plan: Plan, progress: Progress = lambda code, c
 def _check_media(config: IngestConfig, plan: Plan) -> None:
     """Refuse a media folder that has none of the media before anything is written."""
     folder = MediaFolder(config.media_dir)
-    first: DecodeError | None = None
+    first: ClipError | None = None
     for shard in plan.shards:
         for clip in shard.clips:
             try:
                 folder.find(clip)
                 return
-            except DecodeError as e:
+            except ClipError as e:
                 first = first or e
     raise PlanError(f"none of {plan.num_clips} clips has its medium in {config.media_dir}; the first: {first}")
 

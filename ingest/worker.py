@@ -23,7 +23,7 @@ from ..shards import SAMPLE_RATE, ShardWriter
 from .children import follow_parent, limit_memory
 from .clips import Clip
 from .decode import DecodedClip, decode_clip
-from .errors import DecodeError
+from .errors import ClipError
 from .plan import PlannedShard
 from .quality import measure_audio, measure_frame
 from .sources import MediaFolder
@@ -51,7 +51,7 @@ class ShardTask:
     """One shard to make, and the clips that already cost a worker its life."""
 
     shard: PlannedShard
-    poison: dict[str, DecodeError] = field(default_factory=dict)
+    poison: dict[str, ClipError] = field(default_factory=dict)
     """Clip key to the error that stands for it instead of another try."""
 
 
@@ -82,7 +82,7 @@ def make_shard(config: WorkerConfig, media: MediaFolder, task: ShardTask, tell: 
                     hashes = {path: _file_sha256(path)}
                 row |= _add_clip(writer, clip, decoded) | {"src_sha256": hashes[path]}
                 tell("done", clip.key, "", "")
-            except DecodeError as e:
+            except ClipError as e:
                 row |= {"status": "failed", "error_code": e.code, "error_detail": str(e)}
                 tell("done", clip.key, e.code, str(e))
             rows.append(row)
@@ -107,12 +107,10 @@ def _add_clip(writer: ShardWriter, clip: Clip, decoded: DecodedClip) -> dict[str
         "frame_is_key": decoded.frame_is_key,
     }
     info = _planned_row(clip) | measured
-    offset, length = writer.add(
-        clip.key,
-        {"flac": audio, "jpg": frame, "json": json.dumps(info, sort_keys=True, ensure_ascii=False).encode()},
-    )
+    members = {"flac": audio, "jpg": frame, "json": json.dumps(info, sort_keys=True, ensure_ascii=False).encode()}
     return (
         measured
+        | writer.add(clip.key, members)
         | measure_audio(decoded.audio)
         | measure_frame(decoded.frame)
         | {
@@ -123,8 +121,6 @@ def _add_clip(writer: ShardWriter, clip: Clip, decoded: DecodedClip) -> dict[str
             "src_height": decoded.height,
             "src_fps": decoded.fps,
             "decode_errors": decoded.decode_errors,
-            "tar_offset": offset,
-            "tar_len": length,
             "audio_sha256": hashlib.sha256(audio).hexdigest(),
             "frame_sha256": hashlib.sha256(frame).hexdigest(),
         }

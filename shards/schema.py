@@ -18,6 +18,9 @@ MEDIA_ID_PATTERN = re.compile(r"^[A-Za-z0-9_-]{1,64}$")
 CORPUS_PATTERN = re.compile(r"^[a-z][a-z0-9]{0,15}$")
 SPLIT_PATTERN = re.compile(r"^[a-z][a-z0-9]{0,31}$")
 
+EVENTS_TYPE = pa.list_(pa.struct([("start_ms", pa.int64()), ("end_ms", pa.int64()), ("label", pa.string())]))
+"""Strong labels: what sounds from when to when, in ms from the clip's start."""
+
 SIDECAR_SCHEMA = pa.schema(
     [
         # what was planned
@@ -30,6 +33,7 @@ SIDECAR_SCHEMA = pa.schema(
         ("split", pa.string()),
         ("group", pa.string()),
         ("labels", pa.list_(pa.string())),
+        ("events", EVENTS_TYPE),
         ("caption", pa.string()),
         ("language", pa.string()),
         ("license", pa.string()),
@@ -56,11 +60,15 @@ SIDECAR_SCHEMA = pa.schema(
         ("clip_ratio", pa.float32()),
         ("frame_luma_mean", pa.float32()),
         ("frame_luma_std", pa.float32()),
+        ("flags", pa.list_(pa.string())),
+        ("audio_fp", pa.uint64()),
+        ("frame_dhash", pa.uint64()),
         # where the sample lies in the tar, and the content of its two parts
         ("tar_offset", pa.int64()),
         ("tar_len", pa.int64()),
         ("audio_sha256", pa.string()),
         ("frame_sha256", pa.string()),
+        ("sample_xxh3", pa.uint64()),
     ]
 )
 """One row a planned clip; columns that do not apply to a failed clip are null."""
@@ -87,6 +95,6 @@ def split_key(key: str) -> tuple[str, str, int]:
     return corpus, media_id, int(start_ms)
 
 
-def shard_name(corpus: str, split: str, number: int) -> str:
-    """Return the stem that the four files of a shard share."""
-    return f"{corpus}-{split}-{number:06d}"
+def shard_name(corpus: str, split: str, number: int, *, retry: int = 0) -> str:
+    """Return the stem that the four files of a shard share; a patch shard carries the round of its retry."""
+    return f"{corpus}-{split}-{f'r{retry:02d}-' if retry else ''}{number:06d}"

@@ -12,6 +12,7 @@ from typing import Any, Self
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import xxhash
 
 from .atomic import sync_directory, temporary_path, write_file
 from .commit import SUFFIXES, Commit, describe_file, write_commit
@@ -44,20 +45,23 @@ class ShardWriter:
             self._file.close()
         self._temporary.unlink(missing_ok=True)
 
-    def add(self, key: str, members: dict[str, bytes]) -> tuple[int, int]:
+    def add(self, key: str, members: dict[str, bytes]) -> dict[str, int]:
         """Append one sample; `members` maps file extension to data, in storage order.
 
         Returns:
-            Offset and length of the sample in the tar, in bytes.
+            The sidecar's columns about its place: `tar_offset` and `tar_len` in bytes, and `sample_xxh3`.
         """
         if not KEY_PATTERN.fullmatch(key):
             raise ValueError(f"{key!r} is no clip key")
-        span = b"".join(member_bytes(f"{key}.{extension}", data) for extension, data in members.items())
+        return self.add_span(b"".join(member_bytes(f"{key}.{extension}", data) for extension, data in members.items()))
+
+    def add_span(self, span: bytes) -> dict[str, int]:
+        """Append one sample as it lies in another tar; return what `add` does."""
         self._file.write(span)
         offset = self._size
         self._offsets.append(offset)
         self._size += len(span)
-        return offset, len(span)
+        return {"tar_offset": offset, "tar_len": len(span), "sample_xxh3": xxhash.xxh3_64_intdigest(span)}
 
     def commit(self, *, split: str, plan_sha256: str, rows: list[dict[str, Any]]) -> Commit:
         """Put the shard in place; `rows` are its sidecar rows, one for every planned clip."""

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from av.codec.codec import codecs_available
 
-from unibrivl.ingest import DecodeError
+from unibrivl.ingest import ClipError
 from unibrivl.ingest.decode import DecodedClip, decode_clip
 from unibrivl.ingest.mux import write_video
 from unibrivl.shards import SAMPLE_RATE
@@ -303,7 +303,7 @@ def test_padding_within_the_limit_is_flagged(video: Path) -> None:
 
 
 def test_padding_beyond_the_limit_is_refused(video: Path) -> None:
-    with pytest.raises(DecodeError, match=r"the clip from 4000 to 5500 ms reaches past the end .* at 50\d\d ms") as e:
+    with pytest.raises(ClipError, match=r"the clip from 4000 to 5500 ms reaches past the end .* at 50\d\d ms") as e:
         decode(video, 4000, 5500, max_pad_ms=400)
     assert e.value.code == "media.out_of_range"
 
@@ -313,7 +313,7 @@ def test_padding_beyond_the_limit_is_refused(video: Path) -> None:
 )
 def test_a_clip_that_starts_behind_the_end_is_refused(video: Path, start_ms: int, end_ms: int) -> None:
     """Whatever padding is allowed: there is neither sound nor picture of it."""
-    with pytest.raises(DecodeError, match="reaches past the end") as caught:
+    with pytest.raises(ClipError, match="reaches past the end") as caught:
         decode(video, start_ms, end_ms, max_pad_ms=1000)
     assert caught.value.code == "media.out_of_range"
 
@@ -322,17 +322,17 @@ def test_a_clip_that_starts_behind_the_end_is_refused(video: Path, start_ms: int
 def test_sound_that_ends_before_the_picture(tmp_path: Path) -> None:
     write_video(tmp_path / "a.mp4", frames=pictures(), audio=sound(44_100, 2.0))
     assert 950 <= decode(tmp_path / "a.mp4", 1000, 3000, max_pad_ms=1000).pad_ms <= 1000
-    with pytest.raises(DecodeError, match=r"9\d\d ms of sound are missing between 1000 and 3000 ms, at most 900") as e:
+    with pytest.raises(ClipError, match=r"9\d\d ms of sound are missing between 1000 and 3000 ms, at most 900") as e:
         decode(tmp_path / "a.mp4", 1000, 3000, max_pad_ms=900)
     assert e.value.code == "media.truncated"
-    with pytest.raises(DecodeError, match="ms of sound are missing"):
+    with pytest.raises(ClipError, match="ms of sound are missing"):
         decode(tmp_path / "a.mp4", 3000, 5000, max_pad_ms=1000)
 
 
 def test_a_clip_without_any_sound_of_its_own_is_refused(tmp_path: Path) -> None:
     """Padding may complete a clip; it may not be the whole of it."""
     write_video(tmp_path / "a.mp4", frames=pictures(), audio=sound(44_100, 2.0))
-    with pytest.raises(DecodeError, match="sound"):
+    with pytest.raises(ClipError, match="sound"):
         decode(tmp_path / "a.mp4", 3000, 3900, max_pad_ms=1000)
 
 
@@ -379,14 +379,14 @@ def faststart(source: Path, target: Path) -> bytes:
 def test_what_is_no_medium_is_refused(tmp_path: Path, content: bytes, code: str | None, match: str) -> None:
     path = tmp_path / "a.mp4"
     path.write_bytes(content)
-    with pytest.raises(DecodeError, match=match) as caught:
+    with pytest.raises(ClipError, match=match) as caught:
         decode(path)
     assert code is None or caught.value.code == code
     assert str(caught.value).startswith(f"{path}: ") and "\n" not in str(caught.value)
 
 
 def test_a_missing_file_is_unreadable(tmp_path: Path) -> None:
-    with pytest.raises(DecodeError, match=r"cannot be read \(No such file or directory\)") as caught:
+    with pytest.raises(ClipError, match=r"cannot be read \(No such file or directory\)") as caught:
         decode(tmp_path / "a.mp4")
     assert caught.value.code == "local.unreadable"
 
@@ -398,7 +398,7 @@ def test_a_missing_track_is_named(tmp_path: Path, missing: str, code: str) -> No
         frames=None if missing == "video" else pictures(1),
         audio=None if missing == "audio" else sound(44_100, 1.0),
     )
-    with pytest.raises(DecodeError, match=f"a.mp4: has no {missing} track") as caught:
+    with pytest.raises(ClipError, match=f"a.mp4: has no {missing} track") as caught:
         decode(tmp_path / "a.mp4")
     assert caught.value.code == code
 
@@ -407,7 +407,7 @@ def test_a_file_without_its_index_is_refused(video: Path, tmp_path: Path) -> Non
     data = video.read_bytes()
     for share in (0.3, 0.7, 0.9):
         (tmp_path / "a.mp4").write_bytes(data[: int(len(data) * share)])
-        with pytest.raises(DecodeError, match="cut before its index") as caught:
+        with pytest.raises(ClipError, match="cut before its index") as caught:
             decode(tmp_path / "a.mp4")
         assert caught.value.code == "media.not_media"
 
@@ -419,7 +419,7 @@ def test_a_file_cut_behind_its_index_has_its_first_part_only(video: Path, tmp_pa
     assert np.array_equal(decode(tmp_path / "half.mp4", 0, 1000).audio, decode(tmp_path / "whole.mp4", 0, 1000).audio)
     for start_ms, end_ms in ((1000, 4000), (3000, 4000), (4000, 5000)):
         decode(tmp_path / "whole.mp4", start_ms, end_ms)
-        with pytest.raises(DecodeError, match=r"half\.mp4: ") as caught:
+        with pytest.raises(ClipError, match=r"half\.mp4: ") as caught:
             decode(tmp_path / "half.mp4", start_ms, end_ms)
         assert caught.value.code in ("media.truncated", "media.no_frame", "media.decode_errors")
 
@@ -447,7 +447,7 @@ def test_a_hole_in_the_sound_is_silence_in_its_place(tmp_path: Path) -> None:
     expected = samples[16_000:64_000].copy()
     expected[16_000:24_000] = 0
     assert np.abs(clip.audio.astype(int) - expected).max() <= 1
-    with pytest.raises(DecodeError, match="500 ms of sound are missing"):
+    with pytest.raises(ClipError, match="500 ms of sound are missing"):
         decode(path, 1000, 4000, max_pad_ms=400)
 
 
@@ -488,7 +488,7 @@ def test_damaged_bytes_give_a_clip_or_a_reason(
     path.write_bytes(data)
     try:
         clip = decode(path, 1500, 2500, max_pad_ms=200)
-    except DecodeError as e:
+    except ClipError as e:
         assert e.code.split(".")[0] in ("media", "local")
         assert "\n" not in str(e) and str(e).startswith(f"{path}: ")
         return

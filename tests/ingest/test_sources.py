@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from unibrivl.ingest import Clip, DecodeError, PlanError
+from unibrivl.ingest import Clip, ClipError, PlanError
 from unibrivl.ingest.sources import MEDIA_SUFFIXES, MediaFolder
 
 
@@ -44,13 +44,13 @@ def test_a_medium_is_found_by_its_path(tmp_path: Path) -> None:
 def test_a_missing_medium_is_the_fault_of_one_clip(tmp_path: Path, source: str) -> None:
     (tmp_path / "sub").mkdir()
     (tmp_path / "a.mp4").touch()
-    with pytest.raises(DecodeError, match="no such media file") as caught:
+    with pytest.raises(ClipError, match="no such media file") as caught:
         MediaFolder(tmp_path).find(clip("gone", source))
     assert caught.value.code == "local.missing_file"
 
 
 def test_the_message_names_the_file_that_was_looked_for(tmp_path: Path) -> None:
-    with pytest.raises(DecodeError, match=f"^{tmp_path}/gone.mp4: no such media file$"):
+    with pytest.raises(ClipError, match=f"^{tmp_path}/gone.mp4: no such media file$"):
         MediaFolder(tmp_path).find(clip("gone"))
 
 
@@ -59,7 +59,7 @@ def test_what_is_no_file_is_no_medium(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "a.mp4")
     (tmp_path / "b.mp4").symlink_to(tmp_path / "nowhere")
     for media_id in ("a", "b"):
-        with pytest.raises(DecodeError, match="no such media file"):
+        with pytest.raises(ClipError, match="no such media file"):
             MediaFolder(tmp_path).find(clip(media_id))
 
 
@@ -73,7 +73,7 @@ def test_a_path_through_a_link_stays_in_the_folder(tmp_path: Path) -> None:
     (media / "up").symlink_to(tmp_path)
     assert MediaFolder(media).find(clip(source="good.mp4")) == media / "good.mp4"
     for source in ("bad.mp4", "up/secret.mp4"):
-        with pytest.raises(DecodeError, match="leads out of the media folder") as caught:
+        with pytest.raises(ClipError, match="leads out of the media folder") as caught:
             MediaFolder(media).find(clip(source=source))
         assert caught.value.code == "local.outside"
 

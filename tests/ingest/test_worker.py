@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from unibrivl.ingest import Clip, DecodeError
+from unibrivl.ingest import Clip, ClipError
 from unibrivl.ingest.plan import PlannedShard
 from unibrivl.ingest.sources import MediaFolder
 from unibrivl.ingest.worker import ShardTask, WorkerConfig, make_shard
@@ -19,9 +19,7 @@ from unibrivl.shards.catalog import read_sidecar
 Configure = Callable[[Path], WorkerConfig]
 
 
-def make(
-    config: WorkerConfig, clips: list[Clip], poison: dict[str, DecodeError] | None = None
-) -> list[tuple[str, ...]]:
+def make(config: WorkerConfig, clips: list[Clip], poison: dict[str, ClipError] | None = None) -> list[tuple[str, ...]]:
     """Make one shard; return what was told."""
     told: list[tuple[str, ...]] = []
     task = ShardTask(PlannedShard("gen-train-000000", "train", tuple(clips)), poison or {})
@@ -118,7 +116,7 @@ def test_a_poisoned_clip_is_not_tried_again(
 ) -> None:
     config = worker_config(media("a", "b"))
     clips = clips_of("a", "b")
-    told = make(config, clips, {clips[0].key: DecodeError("system.timeout", "too late")})
+    told = make(config, clips, {clips[0].key: ClipError("system.timeout", "too late")})
     assert told[1] == ("done", clips[0].key, "system.timeout", "too late")
     assert told[3] == ("done", clips[1].key, "", "")
     assert read_commit(commit_file(config)).errors == {"system.timeout": 1}
@@ -150,7 +148,7 @@ def test_a_clip_of_one_sample_width_is_measured(media: Callable[..., Path], work
 def test_an_error_survives_the_way_out_of_a_worker() -> None:
     import pickle
 
-    error = pickle.loads(pickle.dumps(DecodeError("media.no_audio", "a.mp4: has no audio track")))
+    error = pickle.loads(pickle.dumps(ClipError("media.no_audio", "a.mp4: has no audio track")))
     assert (error.code, str(error)) == ("media.no_audio", "a.mp4: has no audio track")
 
 

@@ -39,8 +39,7 @@ def failed_row(key: str, split: str) -> dict[str, Any]:
 def fill(writer: ShardWriter, clips: list[tuple[str, Members]], *, split: str) -> list[dict[str, Any]]:
     rows = []
     for key, members in clips:
-        offset, length = writer.add(key, members)
-        rows.append({"key": key, "split": split, "status": "ok", "tar_offset": offset, "tar_len": length})
+        rows.append({"key": key, "split": split, "status": "ok"} | writer.add(key, members))
     return rows
 
 
