@@ -1,79 +1,89 @@
 """Reads committed clips by position, one `pread` a sample, in any order.
 
-`ClipShards` is a plain sequence of samples: bytes as stored, decoded on request. It knows no torch.
+`ClipShards` is a plain sequence of samples: bytes as stored, decoded on request. It knows no torch. `loader` gives
+batches of them in an order that survives a crash and another number of machines.
 """
 
-import io
-import json
-import os
-from dataclasses import dataclass
+import hashlib
+import logging
+from collections.abc import Iterator
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
-import soundfile
-from PIL import Image
+from pyarrow.compute import Expression
 
+from .batch import check_fields
+from .cache import CacheConfig, RemoteSet
 from .catalog import Catalog, open_catalog
+from .damage import IntactReader, SkipLog, Skipped
 from .errors import ShardError
-from .schema import SAMPLE_RATE
-from .tarindex import parse_members
+from .sample import Sample
+from .subset import inverse_sqrt_frequency, select_clips
+from .tars import TarFiles, TarReader, read_sample
 
-MEMBERS = ("flac", "jpg", "json")
+if TYPE_CHECKING:
+    from .loader import ClipLoader
 
+__all__ = ["ClipShards", "Sample", "read_sample"]
 
-@dataclass(frozen=True, slots=True)
-class Sample:
-    """One clip as stored."""
-
-    key: str
-    members: dict[str, bytes]
-    """File extension to data: `flac`, `jpg`, `json`."""
-
-    def audio(self) -> np.ndarray:
-        """Return the sound: float32 (samples,) at 16 kHz, in -1 to 1."""
-        try:
-            samples, sample_rate = soundfile.read(io.BytesIO(self.members["flac"]), dtype="float32")
-        except soundfile.SoundFileError as e:
-            raise ShardError(f"{self.key}: its sound is damaged ({e}); run the ingestion again") from e
-        if sample_rate != SAMPLE_RATE or samples.ndim != 1:
-            raise ShardError(f"{self.key}: want mono sound at {SAMPLE_RATE} Hz, found {sample_rate} Hz")
-        return samples
-
-    def frame(self) -> np.ndarray:
-        """Return the picture: uint8 (height, width, 3)."""
-        try:
-            with Image.open(io.BytesIO(self.members["jpg"]), formats=("JPEG",)) as image:
-                return np.asarray(image.convert("RGB"))
-        except OSError as e:
-            raise ShardError(f"{self.key}: its picture is damaged; run the ingestion again") from e
-
-    def info(self) -> dict[str, Any]:
-        """Return the clip's JSON: labels, times, caption."""
-        try:
-            return dict(json.loads(self.members["json"].decode()))
-        except (ValueError, TypeError) as e:
-            raise ShardError(f"{self.key}: its description is damaged; run the ingestion again") from e
+ON_ERROR = ("raise", "skip")
+log = logging.getLogger(__name__)
 
 
 class ClipShards:
-    """The committed clips of a shard set as a sequence; close it, or use it as a context manager."""
+    """The committed clips of a shard set as a sequence; close it, or use it as a context manager.
 
-    def __init__(self, root: Path, *, split: str | None = None) -> None:
-        """Open the set at `root`; `split` None takes every split.
+    It may be shared by threads, and pickled or carried over a fork: the other process opens its own files.
+    """
+
+    def __init__(
+        self, root: Path | str, *, split: str | None = None, labels: tuple[str, ...] = (),
+        exclude_labels: tuple[str, ...] = (), where: Expression | None = None,
+        fields: tuple[str, ...] = ("audio", "frame", "info"), on_error: str = "raise", max_skipped: float = 0.05,
+        verify: bool = True, cache: CacheConfig | None = None,
+    ) -> None:  # fmt: skip
+        """Open the set at `root`.
+
+        Args:
+            root: a folder, or an fsspec address such as `s3://bucket/set` (with `cache`).
+            split: `train`, `test`, ...; None takes every split.
+            labels: take the clips that carry any of these. Where the set has an `ontology.json`, a label is a name
+                or a MID and stands for all below it, too; otherwise it is compared letter by letter.
+            exclude_labels: leave out the clips that carry any of these.
+            where: take the rows of `catalog.table` that fit, such as `pc.field("silent_ratio") < 0.5`.
+            fields: what batches hold of a clip: `audio`, `frame` (the main size), `frame:384` and the like, `info`.
+            on_error: what to do with a damaged clip: `raise` a ShardError, or `skip` it: the next intact clip of
+                the catalog takes its place, `skipped` has the reason, and one warning a shard is logged.
+            max_skipped: give up when more than this share of the clips is damaged (one is always allowed).
+            verify: compare every sample with its checksum as it is read, about 4 microseconds of 25.
+            cache: where tars of a remote set are kept, and how many bytes of them.
 
         Raises:
-            ShardError: as `open_catalog`.
+            ShardError: as `open_catalog`; no clip is selected; a label is not known.
+            ValueError: a field or `on_error` is none of the above.
         """
-        self.catalog: Catalog = open_catalog(root, split=split)
-        self._shard = self.catalog.table["shard"].to_numpy()
-        self._offset = self.catalog.table["tar_offset"].to_numpy()
-        self._length = self.catalog.table["tar_len"].to_numpy()
-        self._files: dict[int, int] = {}
+        if on_error not in ON_ERROR:
+            raise ValueError(f"on_error {on_error!r}: want raise or skip")
+        self.fields = check_fields(fields)
+        skip = on_error == "skip"
+        remote = _remote_set(root, cache)
+        if remote is not None:
+            root = remote.sync()
+        # Who skips damaged clips wants to open a set whose tars are cut or gone.
+        tars = not skip and remote is None
+        catalog = open_catalog(Path(root), split=split, tars=tars, on_error="skip" if skip else "raise")
+        for damage in catalog.damaged:
+            log.warning("leaving out a shard: %s", damage)
+        self.catalog: Catalog = select_clips(catalog, labels=labels, exclude_labels=exclude_labels, where=where)
+        files = TarFiles(self.catalog.shards, remote)
+        self._reader = IntactReader(TarReader(self.catalog, files, verify=verify), skip=skip)
+        self._log = SkipLog(len(self.catalog), max_skipped, files)
 
     def __len__(self) -> int:
         """Return the number of clips."""
-        return len(self.catalog)
+        return len(self._reader.reader)
 
     def __enter__(self) -> Self:
         """Return the reader itself."""
@@ -85,43 +95,82 @@ class ClipShards:
 
     def close(self) -> None:
         """Close the open tars; reading opens them again."""
-        for fd in self._files.values():
-            os.close(fd)
-        self._files.clear()
+        self._reader.reader.tars.close()
 
     def __getitem__(self, position: int) -> Sample:
-        """Return the clip at `position` in the catalog.
+        """Return the clip at `position` in the catalog, or with `on_error="skip"` the one that stands in for it.
 
         Raises:
             IndexError: there is no such position.
-            ShardError: the bytes there are not that clip.
+            ShardError: the bytes there are not that clip; with `skip`, too many clips are damaged.
         """
         if not 0 <= position < len(self):
             raise IndexError(f"clip {position} of {len(self)}")
-        number = int(self._shard[position])
-        path = self.catalog.shards[number].path(".tar")
-        if number not in self._files:
-            self._files[number] = os.open(path, os.O_RDONLY)
-        key = self.catalog.table["key"][position].as_py()
-        return read_sample(self._files[number], path, key, int(self._offset[position]), int(self._length[position]))
+        known = len(self._reader.skipped)
+        _, sample = self._reader.get(position, _as_it_is)
+        if self._reader.skipped:
+            self.note_skipped(list(self._reader.skipped.values())[known:])
+        return sample
+
+    def __iter__(self) -> Iterator[Sample]:
+        """Yield every clip in catalog order."""
+        return (self[position] for position in range(len(self)))
+
+    @property
+    def skipped(self) -> dict[int, Skipped]:
+        """Damaged clips found so far, by position; loaders add theirs, those of worker processes included."""
+        return dict(self._log.skipped)
+
+    def note_skipped(self, found: list[Skipped]) -> None:
+        """Count what a loader or a worker skipped; ShardError where it is too much."""
+        self._log.note(found)
+
+    @cached_property
+    def catalog_sha(self) -> str:
+        """SHA-256 of what is read and from where: key, checksum and shard of every clip in catalog order."""
+        table, digest = self.catalog.table, hashlib.sha256()
+        digest.update("\n".join(table["key"].to_pylist()).encode())
+        digest.update(table["sample_xxh3"].fill_null(0).to_numpy().astype("<u8").tobytes())
+        digest.update(table["shard"].to_numpy().astype("<i4").tobytes())
+        return digest.hexdigest()
+
+    def loader(
+        self, *, batch_size: int, workers: int = 0, rank: int = 0, world_size: int = 1, seed: int = 0,
+        shuffle: str = "full", weights: str | np.ndarray | None = None, raw: bool = False, drop_last: bool = True,
+        prefetch: int = 2,
+    ) -> "ClipLoader":  # fmt: skip
+        """Return an iterable of batches, one epoch an iteration; `LoaderConfig` explains the arguments."""
+        from .loader import ClipLoader, LoaderConfig
+
+        config = LoaderConfig(
+            batch_size=batch_size, workers=workers, rank=rank, world_size=world_size, seed=seed, shuffle=shuffle,
+            weights=weights, raw=raw, drop_last=drop_last, prefetch=prefetch,
+        )  # fmt: skip
+        return ClipLoader(self, config)
+
+    @property
+    def shard_of_clip(self) -> np.ndarray:
+        """Number of each clip's shard in `catalog.shards`: int32 (clips,)."""
+        return self.catalog.table["shard"].to_numpy()
+
+    def label_weights(self) -> np.ndarray:
+        """Return the weights `inv_sqrt_freq`: float64 (clips,)."""
+        return inverse_sqrt_frequency(self.catalog.table["labels"])
+
+    def intact_reader(self) -> IntactReader:
+        """Return a reader of the same clips that shares nothing with this one but what is known to be damaged."""
+        reader = IntactReader(self._reader.reader, skip=self._reader.skip)
+        reader.skipped.update(self._log.skipped)
+        return reader
 
 
-def read_sample(fd: int, path: Path, key: str, offset: int, length: int) -> Sample:
-    """Read one clip from an open tar.
-
-    Args:
-        fd: the open tar.
-        path: its path, for messages.
-        key: of the clip that must lie there.
-        offset: of the sample, in bytes.
-        length: of the sample, in bytes.
-
-    Raises:
-        ShardError: the bytes there are not that clip.
-    """
-    sample = Sample(key, parse_members(os.pread(fd, length, offset), f"{path}: {key}"))
-    if missing := [name for name in MEMBERS if name not in sample.members]:
-        raise ShardError(f"{path}: {key} has no {', '.join(missing)}; the shard is damaged")
-    if sample.info().get("key") != key:
-        raise ShardError(f"{path}: another clip than {key} lies at its place; the shard is damaged")
+def _as_it_is(sample: Sample) -> Sample:
     return sample
+
+
+def _remote_set(root: Path | str, cache: CacheConfig | None) -> RemoteSet | None:
+    if "://" not in str(root):
+        return None
+    if cache is None:
+        raise ShardError(f"{root}: a remote set needs a cache: ClipShards(..., cache=CacheConfig(directory=..., ...))")
+    return RemoteSet(str(root), cache)

@@ -1,5 +1,6 @@
 """Checks tar bytes against Python's own reader, and the index beside them."""
 
+import contextlib
 import io
 import tarfile
 from pathlib import Path
@@ -10,7 +11,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from unibrivl.shards import ShardError
-from unibrivl.shards.tarindex import BLOCK, END_OF_TAR, member_bytes, parse_members, read_index, write_index
+from unibrivl.shards.tarindex import (
+    BLOCK,
+    END_OF_TAR,
+    find_members,
+    member_bytes,
+    parse_members,
+    read_index,
+    write_index,
+)
 
 DATA = st.binary(max_size=2000)
 
@@ -40,19 +49,71 @@ def test_members_come_back(members: dict[str, bytes]) -> None:
     assert parse_members(span, "here") == members
 
 
-def test_any_cut_is_noticed() -> None:
+@given(members=st.dictionaries(st.sampled_from(["flac", "wav", "jpg", "384.jpg", "json"]), DATA, min_size=1))
+def test_members_are_found_without_copying(members: dict[str, bytes]) -> None:
+    span = b"".join(member_bytes(f"as_a_000000001.{extension}", data) for extension, data in members.items())
+    for given_span in (span, memoryview(span)):
+        for trusted in (False, True):
+            key, found = find_members(given_span, "here", trusted=trusted)
+            assert key == "as_a_000000001"
+            assert list(found) == list(members)
+            assert {name: bytes(given_span[place]) for name, place in found.items()} == members
+            assert parse_members(given_span, "here", trusted=trusted) == members
+
+
+def test_any_cut_is_noticed_but_one_between_two_members() -> None:
+    """There the reader, which knows the length and the hash of each span, sees it."""
     members = {"flac": b"f" * 700, "json": b"{}"}
     span = b"".join(member_bytes(f"a.{extension}", data) for extension, data in members.items())
-    whole = BLOCK + 700
     boundary = BLOCK + 1024
-    for length in range(0, len(span), 37):
-        if whole <= length <= boundary:
-            continue  # only padding is gone, or the cut falls between two members: the reader checks the fields
-        if length >= boundary + BLOCK + 2:
-            assert parse_members(span[:length], "here") == members
+    for length in range(len(span)):
+        if length == boundary:
+            continue
+        for trusted in (False, True):
+            with pytest.raises(ShardError, match="here: "):
+                parse_members(span[:length], "here", trusted=trusted)
+
+
+@pytest.mark.parametrize("trusted", [False, True])
+def test_the_same_member_twice_is_refused(trusted: bool) -> None:
+    span = member_bytes("a.json", b"{}") + member_bytes("a.jpg", b"x") + member_bytes("a.json", b"[]")
+    with pytest.raises(ShardError, match="here: two members json"):
+        parse_members(span, "here", trusted=trusted)
+
+
+@pytest.mark.parametrize("kind", [tarfile.DIRTYPE, tarfile.SYMTYPE, tarfile.XHDTYPE, tarfile.GNUTYPE_LONGNAME])
+def test_members_that_are_no_files_are_refused(kind: bytes) -> None:
+    info = tarfile.TarInfo("a.json")
+    info.type = kind
+    with pytest.raises(ShardError, match="here: damaged tar header"):
+        parse_members(info.tobuf(tarfile.USTAR_FORMAT), "here")
+
+
+@given(span=st.binary(max_size=1100), at=st.integers(0, 1100))
+def test_any_bytes_are_a_sample_or_refused(span: bytes, at: int) -> None:
+    whole = member_bytes("a.json", b"{}")
+    for data in (span, whole[:at] + span, (whole[: min(at, 512)] + span + whole)[: len(whole)]):
+        for trusted in (False, True):
+            try:
+                members = parse_members(data, "here", trusted=trusted)
+            except ShardError as e:
+                assert str(e).startswith("here: ")
+                continue
+            assert members and sum(map(len, members.values())) <= len(data)
+
+
+def test_any_flipped_bit_of_a_header_is_noticed_or_changes_nothing() -> None:
+    """In the checksum's own eight bytes a zero may become a blank, which is as good."""
+    span = member_bytes("a.json", b"{}")
+    for bit in range(8 * BLOCK):
+        flipped = bytearray(span)
+        flipped[bit // 8] ^= 1 << bit % 8
+        if 148 <= bit // 8 < 156:
+            with contextlib.suppress(ShardError):
+                assert parse_members(bytes(flipped), "here") == {"json": b"{}"}
             continue
         with pytest.raises(ShardError, match="here: "):
-            parse_members(span[:length], "here")
+            parse_members(bytes(flipped), "here")
 
 
 @pytest.mark.parametrize("position", [0, 50, 130, 151, 200, 511])
@@ -100,3 +161,13 @@ def test_a_damaged_index_is_refused(tmp_path: Path, data: bytes, match: str) -> 
     path.write_bytes(data)
     with pytest.raises(ShardError, match=match):
         read_index(path)
+
+
+@pytest.mark.parametrize("trusted", [False, True])
+@pytest.mark.parametrize("size", [b"-0000000001", b"-0000002000", b"          -1"[:11]])
+def test_a_negative_size_is_refused_and_no_endless_loop(size: bytes, trusted: bool) -> None:
+    header = bytearray(member_bytes("a.json", b""))
+    header[124:135] = size
+    header[148:154] = b"%06o" % (sum(header[:148]) + 8 * 32 + sum(header[156:]))
+    with pytest.raises(ShardError, match="here: damaged tar header"):
+        parse_members(bytes(header), "here", trusted=trusted)

@@ -1,0 +1,150 @@
+"""Reads files of a remote folder through fsspec: listed, read whole, or fetched with size and SHA-256 checked.
+
+What fails on the way (a closed connection, a busy server, bytes that do not fit) is tried again with growing pauses;
+what would fail again (nothing there, no permission) is not. Every error names the remote file.
+"""
+
+import hashlib
+import re
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, BinaryIO, TypeVar
+
+from .errors import ShardError
+
+CHUNK_BYTES = 4 << 20
+STALL_S = 60
+"""Seconds without a byte after which an HTTP connection counts as lost; there is no limit on the whole."""
+
+T = TypeVar("T")
+
+
+class _WrongBytesError(ValueError):
+    """What came is not what was promised; perhaps only on this way."""
+
+
+@dataclass(frozen=True, slots=True)
+class RemoteFolder:
+    """A folder at an fsspec address; it holds nothing open, so it may be pickled and carried over a fork."""
+
+    url: str
+    retries: int = 3
+    backoff_s: float = 0.5
+    """Pause before the first retry; each further one is twice as long."""
+
+    def where(self, name: str) -> str:
+        """Return the address of a file for messages, without a password that the address may hold."""
+        return re.sub(r"//[^/@]*@", "//", f"{self.url.rstrip('/')}/{name}")
+
+    def read(self, name: str) -> bytes:
+        """Return a small file.
+
+        Raises:
+            FileNotFoundError: there is none.
+            ShardError: it cannot be read.
+        """
+        files, path = self._locate(name)
+        return self._patiently(name, lambda: files.cat_file(path))
+
+    def listing(self, name: str) -> list[str]:
+        """Return the names in the folder `name`, sorted; none where the server shows no listings.
+
+        Raises:
+            ShardError: the server fails in another way.
+        """
+        files, path = self._locate(name)
+        try:
+            found = self._patiently(name, lambda: files.ls(f"{path}/" if _is_http(files) else path, detail=False))
+        except (FileNotFoundError, NotADirectoryError, _RefusedError):
+            return []
+        return sorted({str(entry).rstrip("/").rpartition("/")[2] for entry in found})
+
+    def open(self, name: str) -> Any:
+        """Return a remote file open for reading from front to back; errors are those of its file system."""
+        files, path = self._locate(name)
+        # One plain request over HTTP: a server may ignore ranges.
+        return files.open(path, "rb", **({"block_size": 0} if _is_http(files) else {}))
+
+    def fetch(self, name: str, target: BinaryIO, *, size: int, sha256: str) -> None:
+        """Write a remote file of `size` bytes to the beginning of `target` and check it while it streams.
+
+        Raises:
+            FileNotFoundError: there is none.
+            ShardError: it cannot be read or is another one than promised.
+        """
+
+        def attempt() -> None:
+            target.seek(0)
+            with self.open(name) as source:
+                _copy(source, target, size=size, sha256=sha256)
+
+        self._patiently(name, attempt)
+
+    def _locate(self, name: str) -> tuple[Any, str]:
+        """Return file system and path; fsspec keeps file systems by process, so a fork gets its own."""
+        import fsspec
+
+        try:
+            files, root = fsspec.url_to_fs(self.url, **_options(self.url))
+        except (ImportError, ValueError) as e:
+            raise ShardError(f"{self.where('')}: no address that can be opened ({e})") from e
+        return files, f"{root.rstrip('/')}/{name}" if name else root
+
+    def _patiently(self, name: str, action: Callable[[], T]) -> T:
+        for attempt in range(self.retries + 1):
+            try:
+                return action()
+            except (ShardError, FileNotFoundError, NotADirectoryError):
+                raise
+            except Exception as e:  # each file system has errors of its own
+                refused = isinstance(e, PermissionError) or _status(e) in (401, 403, 405)
+                if refused or attempt == self.retries:
+                    kind = _RefusedError if refused else ShardError
+                    raise kind(f"{self.where(name)}: cannot be read ({_reason(e)})") from e
+                time.sleep(self.backoff_s * 2**attempt)
+        raise AssertionError("the last attempt returns or raises")
+
+
+class _RefusedError(ShardError):
+    """The server forbids it, which some also say of what is not there."""
+
+
+def _copy(source: Any, target: BinaryIO, *, size: int, sha256: str) -> None:
+    digest, received = hashlib.sha256(), 0
+    while chunk := source.read(CHUNK_BYTES):
+        received += len(chunk)
+        if received > size:
+            break
+        digest.update(chunk)
+        try:
+            target.write(chunk)
+        except OSError as e:
+            raise ShardError(f"{target.name}: the cache cannot be written ({e}); make room on its disk") from e
+    if received != size:
+        raise _WrongBytesError(f"{'more than ' * (received > size)}{min(received, size)} bytes came, want {size}")
+    if digest.hexdigest() != sha256:
+        raise _WrongBytesError("its SHA-256 differs from its commit: it is damaged there, repair that set")
+
+
+def _reason(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _status(error: Exception) -> int | None:
+    status = getattr(error, "status", None)
+    return status if isinstance(status, int) else None
+
+
+def _is_http(files: Any) -> bool:
+    protocol = files.protocol
+    return "http" in ((protocol,) if isinstance(protocol, str) else protocol)
+
+
+def _options(url: str) -> dict[str, Any]:
+    """Lift the limit of five minutes a request that fsspec has over HTTP: a tar on a slow line takes longer."""
+    if not url.startswith(("http://", "https://")):
+        return {}
+    import aiohttp  # fsspec needs it for these addresses
+
+    return {"client_kwargs": {"timeout": aiohttp.ClientTimeout(total=None, sock_connect=STALL_S, sock_read=STALL_S)}}
