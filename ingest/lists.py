@@ -1,30 +1,41 @@
-"""Reads clip lists: AudioSet's own dialect and general CSV.
+"""Reads clip lists: AudioSet's and VGGSound's own dialects, and general CSV, JSONL and Parquet.
 
 A list is read as far as it can be: a row that cannot be understood is reported with its line number and left out,
 and nothing is guessed. A row is a line, so a stray quote spoils one row and not the rest of the file.
 """
 
-import csv
-import hashlib
 import re
-from base64 import urlsafe_b64encode
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from itertools import dropwhile
-from pathlib import Path, PurePosixPath
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any
 
-from ..shards.schema import MEDIA_ID_PATTERN, SPLIT_PATTERN
-from .clips import Clip
+import numpy as np
+import pyarrow as pa
+
+from ..shards.schema import SPLIT_PATTERN
+from .clips import CLIP_SCHEMA, Clip, array_of, table_of
+from .dialects import (
+    AUDIOSET,
+    AUDIOSET_COLUMNS,
+    DIALECTS,
+    STRONG,
+    STRONG_COLUMNS,
+    Dialect,
+    is_audioset_row,
+    read_quickly,
+)
 from .errors import ListError
+from .general import JSONL, clip_of, csv_dialect, parquet_rows
+from .repeats import cut_label, merge_events, repeated
+from .rows import Lines, split_fields
 
-AUDIOSET_COLUMNS = ["YTID", "start_seconds", "end_seconds", "positive_labels"]
-GENERAL_COLUMNS = (
-    "id", "path", "start", "end", "labels", "caption", "split", "group", "language", "license",
-)  # fmt: skip
-NUMBER_PATTERN = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
-"""What every program takes for a number; Python alone would also take 1_0 and nan."""
-MAX_SECONDS = 999_999.0
-"""The start in ms has nine digits in a key."""
+CHUNK_LINES = 1 << 16
+"""Lines that are read at once."""
+SNIFFED_LINES = 100
+"""A list without a header may begin with bad rows; its dialect is told by the first good one of so many."""
+SPREADSHEET_ERROR = re.compile(r"#(NAME\?|REF!|VALUE!|DIV/0!|N/A|NULL!|NUM!)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +43,7 @@ class BadRow:
     """A row that was left out."""
 
     line: int
-    """Counted from 1, as editors do."""
+    """Counted from 1, as editors do; in a Parquet file the row."""
     reason: str
 
 
@@ -40,188 +51,142 @@ class BadRow:
 class ClipList:
     """What a list file held."""
 
-    clips: tuple[Clip, ...]
+    table: pa.Table
+    """The clips in `CLIP_SCHEMA`, in the order of the list; `clips_of` makes `Clip`s of them."""
     bad: tuple[BadRow, ...]
     rows: int
     """Data rows, good and bad; comments, header and blank lines apart."""
     dialect: str
-    """`audioset` or `general`."""
+    """`audioset`, `audioset strong`, `vggsound`, `vggsound files`, `general`, `jsonl` or `parquet`."""
+
+
+@dataclass(slots=True)
+class _Rows:
+    """Rows as they are read."""
+
+    tables: list[pa.Table] = field(default_factory=lambda: [pa.Table.from_batches([], CLIP_SCHEMA)])
+    lines: list[np.ndarray] = field(default_factory=lambda: [np.zeros(0, np.int64)])
+    """Line of each good row."""
+    bad: list[BadRow] = field(default_factory=list)
 
 
 def read_list(path: Path, *, split: str | None = None) -> ClipList:
-    """Read a clip list, telling the dialect by its first row.
+    """Read a clip list, telling JSONL and Parquet by their suffix and the dialect of text by its first rows.
 
     Args:
-        path: a CSV file.
-        split: for rows that name none; by default `eval` for AudioSet's eval_segments.csv, else `train`.
+        path: `.jsonl`, `.parquet`, or CSV and TSV of any other name.
+        split: for rows that name none; by default `eval` for AudioSet's eval_segments.csv and
+            audioset_eval_strong.tsv, `test` for VGGSound's list of files unless it is train.csv, else `train`.
 
     Raises:
         ListError: the file is missing, empty, no text, of unknown columns, or has no row that can be read.
     """
-    lines = list(_lines(path))
-    if not lines:
-        raise ListError(f"{path}: the list is empty; want AudioSet's dialect or a CSV with a header")
     if split is not None and not SPLIT_PATTERN.fullmatch(split):
-        raise ListError(f"split {split[:40]!r} is no lower-case name; want letters and digits, as in train")
-    default_split = split or ("eval" if path.name == "eval_segments.csv" else "train")
-    body = list(dropwhile(lambda line: _is_comment(line[1]), lines))
-    columns = (_fields(body[0][1]) or []) if body else []
-    has_comments = len(body) < len(lines)
-    if columns == AUDIOSET_COLUMNS or _is_audioset_row(columns) or (has_comments and not _is_header(columns)):
-        dialect = "audioset"
-        body = [(n, line) for n, line in body if not _is_comment(line)]
-        body = body[1:] if columns == AUDIOSET_COLUMNS else body
-        clips, bad = _read_rows(body, lambda fields: _audioset_clip(fields, default_split))
-    else:
-        dialect = "general"
-        header = _general_header(path, columns)
-        body = body[1:]
-        clips, bad = _read_rows(body, lambda fields: _general_clip(header, fields, default_split))
-    if not body:
+        raise ListError(f"{path}: split {split[:40]!r} is no lower-case name; want letters and digits, as in train")
+    if path.suffix.lower() == ".parquet":
+        rows = _read_rows(enumerate(parquet_rows(path), 1), lambda row: clip_of(row, split or "train"))
+        return _clip_list(path, rows, "parquet", is_merged=False)
+    lines = Lines.read(path)
+    dialect, first = _tell(path, lines)
+    rows = _read_lines(lines, first, dialect, split or dialect.split_by_file.get(path.name, dialect.split))
+    return _clip_list(path, rows, dialect.name, is_merged=dialect.is_merged)
+
+
+def _clip_list(path: Path, rows: _Rows, dialect: str, *, is_merged: bool) -> ClipList:
+    """Put together what was read; a clip that comes again is a bad row."""
+    table, numbers = pa.concat_tables(rows.tables), np.concatenate(rows.lines)
+    count = len(table) + len(rows.bad)
+    if not count:
         raise ListError(f"{path}: the list has a header but no row")
-    if not clips:
-        raise ListError(f"{path}: none of {len(body)} rows can be read; line {bad[0].line}: {bad[0].reason}")
-    return ClipList(tuple(clips), tuple(bad), len(body), dialect)
+    doubles = repeated(table, is_merged=is_merged)
+    what = "event" if is_merged else "clip"
+    rows.bad += [BadRow(int(numbers[i]), f"the same {what} as line {numbers[first]}") for i, first in doubles.items()]
+    if doubles:
+        table = table.take(array_of(np.setdiff1d(np.arange(len(table)), list(doubles))))
+    bad = tuple(sorted(rows.bad, key=lambda row: row.line))
+    if not len(table):
+        raise ListError(f"{path}: none of {count} rows can be read; line {bad[0].line}: {bad[0].reason}")
+    return ClipList(merge_events(table) if is_merged else table, bad, count, dialect)
 
 
-def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Yield the lines that are not blank, with their numbers."""
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except FileNotFoundError:
-        raise ListError(f"{path}: there is no such list") from None
-    except UnicodeDecodeError as e:
-        raise ListError(f"{path}: not a UTF-8 text file (byte {e.start}); save the list as CSV, UTF-8") from e
-    except OSError as e:
-        raise ListError(f"{path}: cannot be read ({e.strerror})") from e
-    for number, line in enumerate(text.split("\n"), 1):
-        if line.strip():
-            yield number, line.strip("\r")
-
-
-def _fields(line: str) -> list[str] | None:
-    """Split one line; None if its quotes do not match."""
-    try:
-        return next(csv.reader([line], skipinitialspace=True, strict=True), [])
-    except csv.Error:
-        return None
-
-
-def _is_audioset_row(fields: list[str]) -> bool:
-    """AudioSet's rows have no header: an id, two numbers, labels."""
-    return len(fields) >= 3 and _number(fields[1]) is not None and _number(fields[2]) is not None
-
-
-def _is_header(columns: list[str]) -> bool:
-    """Tell a general list's header, known columns or not."""
-    return {"start", "end"} <= {column.strip().lower() for column in columns}
+def _tell(path: Path, lines: Lines) -> tuple[Dialect, int]:
+    """Tell the dialect of a text file and where its rows begin."""
+    filled = ((i, lines[i]) for i in range(len(lines)) if lines[i].strip())
+    start = next(filled, None)
+    if start is None:
+        raise ListError(f"{path}: the list is empty; want AudioSet's dialect, or a header and rows")
+    if path.suffix.lower() == ".jsonl":
+        return JSONL, start[0]
+    has_comments = _is_comment(start[1])
+    head = start if not has_comments else next((line for line in filled if not _is_comment(line[1])), None)
+    if head is None:
+        return AUDIOSET, len(lines)
+    index, line = head
+    if tuple(split_fields(line) or ()) == AUDIOSET_COLUMNS:
+        return AUDIOSET, index + 1
+    if tuple(split_fields(line, "\t") or ()) == STRONG_COLUMNS:
+        return STRONG, index + 1
+    if is_audioset_row(line):
+        return AUDIOSET, index
+    if not {"start", "end"} <= {column.strip().lower() for column in split_fields(line) or ()}:
+        for _, sniffed in [head, *islice(filled, SNIFFED_LINES)]:
+            for dialect in DIALECTS:
+                if re.match(dialect.pattern, sniffed):
+                    return dialect, index
+        if has_comments:
+            return AUDIOSET, index
+    return csv_dialect(path, line), index + 1
 
 
 def _is_comment(line: str) -> bool:
     """A `#` line, unless it is a row whose id a spreadsheet has turned into `#NAME?`."""
-    return line.startswith("#") and not _is_audioset_row(_fields(line) or [])
+    return line.startswith("#") and not SPREADSHEET_ERROR.match(line) and not is_audioset_row(line)
 
 
-def _general_header(path: Path, columns: list[str]) -> list[str]:
-    header = _without_empty_tail([column.strip().lower() for column in columns], 0)
-    unknown = [c for c in header if c not in GENERAL_COLUMNS]
-    if unknown or len(set(header)) != len(header):
-        what = f"unknown column {unknown[0][:40]!r}" if unknown else "a column stands twice"
-        raise ListError(f"{path}: {what}; known are {', '.join(GENERAL_COLUMNS)}, or AudioSet's own dialect")
-    missing = [c for c in ("start", "end") if c not in header]
-    if not {"id", "path"} & set(header):
-        missing.insert(0, "id or path")
-    if missing:
-        raise ListError(f"{path}: the list has no column {', '.join(missing)}")
-    return header
+def _read_lines(lines: Lines, first: int, dialect: Dialect, split: str) -> _Rows:
+    """Read the lines from `first` on: the well-formed ones at once, the others with care."""
+    rows = _Rows()
+    for start in range(first, len(lines), CHUNK_LINES):
+        quick, is_quick = read_quickly(dialect, lines.array(start, min(start + CHUNK_LINES, len(lines))), split)
+        others = ((start + i, lines[start + i]) for i in np.flatnonzero(~is_quick).tolist())
+        wanted = (
+            (i + 1, line) for i, line in others if line.strip() and not (dialect.has_comments and _is_comment(line))
+        )
+        careful = _read_rows(wanted, lambda line: dialect.clip(line, split))
+        table = pa.concat_tables([quick, *careful.tables])
+        numbers = np.concatenate([np.flatnonzero(is_quick) + start + 1, *careful.lines])
+        if len(quick) not in (0, len(table)):
+            order = np.argsort(numbers)
+            table, numbers = table.take(array_of(order)), numbers[order]
+        rows.tables.append(table)
+        rows.lines.append(numbers)
+        rows.bad += careful.bad
+    if dialect.ends_in_label and not lines.ends_in_newline:
+        _drop_cut_line(rows, len(lines))
+    return rows
 
 
-def _without_empty_tail(fields: list[str], keep: int) -> list[str]:
-    """Drop the empty columns that spreadsheets add behind the last."""
-    end = len(fields)
-    while end > keep and not fields[end - 1]:
-        end -= 1
-    return fields[:end]
+def _drop_cut_line(rows: _Rows, last: int) -> None:
+    """Take the last line for bad if its label is the beginning of others: a file cut there has no other mark."""
+    table, numbers = pa.concat_tables(rows.tables), np.concatenate(rows.lines)
+    if last in numbers[-1:] and (label := cut_label(table)):
+        rows.bad.append(BadRow(last, f"the line is cut off: {label[:40]!r} only begins a label"))
+        rows.tables, rows.lines = [table.slice(0, len(table) - 1)], [numbers[:-1]]
 
 
-def _read_rows(body: list[tuple[int, str]], parse: Callable[[list[str]], Clip]) -> tuple[list[Clip], list[BadRow]]:
-    clips: list[Clip] = []
-    bad: list[BadRow] = []
-    seen: dict[str, int] = {}
-    for number, line in body:
-        fields = _fields(line)
-        try:
-            if fields is None:
-                raise ValueError("quotes do not match")
-            clip = parse(fields)
-            key = clip.key
-            if key in seen:
-                raise ValueError(f"the same clip as line {seen[key]}")
-        except ValueError as e:
-            bad.append(BadRow(number, str(e)))
-            continue
-        seen[key] = number
-        clips.append(clip)
-    return clips, bad
+def _read_rows(numbered: Iterable[tuple[int, Any]], clip: Callable[[Any], Clip]) -> _Rows:
+    """Read rows one by one."""
+    rows = _Rows()
+    numbers: list[int] = []
 
+    def good() -> Iterable[Clip]:
+        for number, row in numbered:
+            try:
+                yield clip(row)
+                numbers.append(number)
+            except ValueError as e:
+                rows.bad.append(BadRow(number, str(e)))
 
-def _audioset_clip(fields: list[str], split: str) -> Clip:
-    fields = _without_empty_tail(fields, 4)
-    if len(fields) != 4:
-        raise ValueError(f"{len(fields)} columns, want id, start, end, labels")
-    media_id, start, end, labels = fields
-    if len(media_id) != 11 or not MEDIA_ID_PATTERN.fullmatch(media_id):
-        raise ValueError(f"{media_id[:40]!r} is no YouTube id of 11 letters, digits, - and _")
-    start_ms, end_ms = _span(start, end)
-    return Clip(
-        corpus="as", media_id=media_id, start_ms=start_ms, end_ms=end_ms, split=split,
-        labels=tuple(label for label in labels.split(",") if label),
-    )  # fmt: skip
-
-
-def _general_clip(header: list[str], fields: list[str], split: str) -> Clip:
-    fields = _without_empty_tail(fields, len(header))
-    if len(fields) != len(header):
-        raise ValueError(f"{len(fields)} columns, the header has {len(header)}")
-    row = dict(zip(header, fields, strict=True))
-    source = row.get("path", "").strip()
-    pure = PurePosixPath(source)
-    if pure.is_absolute() or ".." in pure.parts:
-        raise ValueError(f"path {source[:80]!r} leaves the media folder")
-    start_ms, end_ms = _span(row.get("start", ""), row.get("end", ""))
-    split = row.get("split") or split
-    if not SPLIT_PATTERN.fullmatch(split):
-        raise ValueError(f"split {split[:40]!r} is no lower-case name")
-    return Clip(
-        corpus="gen", media_id=_general_id(row.get("id", "").strip(), source), source=source,
-        start_ms=start_ms, end_ms=end_ms, split=split, group=row.get("group", ""),
-        labels=tuple(label for label in row.get("labels", "").split(";") if label),
-        caption=row.get("caption", ""), language=row.get("language", ""), license=row.get("license", ""),
-    )  # fmt: skip
-
-
-def _general_id(given: str, source: str) -> str:
-    """Take the id as given; a row without one is named by a hash of its path."""
-    if given:
-        if not MEDIA_ID_PATTERN.fullmatch(given):
-            raise ValueError(f"id {given[:40]!r} has other characters than letters, digits, - and _")
-        return given
-    if not source:
-        raise ValueError("neither id nor path")
-    return urlsafe_b64encode(hashlib.blake2b(source.encode(), digest_size=8).digest()).decode().rstrip("=")
-
-
-def _span(start: str, end: str) -> tuple[int, int]:
-    start_s, end_s = _number(start), _number(end)
-    if start_s is None or end_s is None:
-        raise ValueError(f"start {start[:40]!r} or end {end[:40]!r} is no number of seconds")
-    if not 0 <= start_s < end_s <= MAX_SECONDS:
-        raise ValueError(f"start {start} and end {end} are no span of time")
-    start_ms, end_ms = round(start_s * 1000), round(end_s * 1000)
-    if start_ms == end_ms:
-        raise ValueError(f"start {start} and end {end} are less than a millisecond apart")
-    return start_ms, end_ms
-
-
-def _number(text: str) -> float | None:
-    return float(text) if NUMBER_PATTERN.fullmatch(text.strip()) else None
+    rows.tables.append(table_of(good()))
+    rows.lines.append(np.array(numbers, np.int64))
+    return rows

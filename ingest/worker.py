@@ -9,27 +9,27 @@ import io
 import json
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 import soundfile
 from PIL import Image
 
 from ..shards import SAMPLE_RATE, ShardWriter
+from ..shards.salvage import Salvage, salvage
 from .children import follow_parent, limit_memory
 from .clips import Clip
 from .decode import DecodedClip, decode_clip
-from .errors import ClipError
-from .plan import PlannedShard
-from .quality import measure_audio, measure_frame
-from .sources import MediaFolder
-
-JPEG_QUALITY = 95
-"""At 64 px a JPEG is 3 kB; a lower quality would save little and show."""
+from .errors import ClipError, IngestError, PlanError
+from .patience import Gate, patiently
+from .quality import flags, measure_audio, measure_frame
+from .recipe import AUDIO_CODECS, JPEG_QUALITY, Recipe
+from .sources import Medium, Source, SourceConfig, make_source
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -37,11 +37,14 @@ class WorkerConfig:
     """What every shard of a run has in common."""
 
     out: Path
-    media_dir: Path
+    source: SourceConfig | None
+    recipe: Recipe
     plan_sha256: str
-    frame_size: int
-    max_pad_ms: int
     memory_bytes: int
+    clip_timeout_s: float
+    """How long decoding a clip may take."""
+    fetch_timeout_s: float
+    """How long getting its medium may take."""
     run: str
     """Names the ledger of this run."""
 
@@ -50,86 +53,142 @@ class WorkerConfig:
 class ShardTask:
     """One shard to make, and the clips that already cost a worker its life."""
 
-    shard: PlannedShard
+    name: str
+    split: str
+    clips: tuple[Clip, ...]
+    repair: bool = False
+    """The shard is there but damaged: what is whole in it is kept."""
     poison: dict[str, ClipError] = field(default_factory=dict)
     """Clip key to the error that stands for it instead of another try."""
 
 
-def make_shard(config: WorkerConfig, media: MediaFolder, task: ShardTask, tell: Callable[..., None]) -> None:
-    """Write and commit the shard of `task`; without a single good clip nothing is committed.
+class ShardMaker:
+    """Makes shards one after the other from one source."""
 
-    Args:
-        config: of the run.
-        media: where the clips' media lie.
-        task: the shard.
-        tell: called with ("clip", key) before a clip and ("done", key, error code or "", detail) after it.
-    """
-    directory = config.out / "shards" / task.shard.split
-    hashes: dict[Path, str] = {}
-    rows: list[dict[str, Any]] = []
-    with ShardWriter(directory, task.shard.name) as writer:
-        for clip in task.shard.clips:
-            tell("clip", clip.key)
-            row = _planned_row(clip)
-            try:
-                if clip.key in task.poison:
-                    raise task.poison[clip.key]
-                path = media.find(clip)
-                decoded = decode_clip(
-                    path, clip.start_ms, clip.end_ms, frame_size=config.frame_size, max_pad_ms=config.max_pad_ms
-                )
-                if path not in hashes:
-                    hashes = {path: _file_sha256(path)}
-                row |= _add_clip(writer, clip, decoded) | {"src_sha256": hashes[path]}
-                tell("done", clip.key, "", "")
-            except ClipError as e:
-                row |= {"status": "failed", "error_code": e.code, "error_detail": str(e)}
-                tell("done", clip.key, e.code, str(e))
-            rows.append(row)
-        if any(row["status"] == "ok" for row in rows):
-            writer.commit(split=task.shard.split, plan_sha256=config.plan_sha256, rows=rows)
+    def __init__(self, config: WorkerConfig, source: Source, gate: Gate, tell: Callable[..., None]) -> None:
+        """Remember what all shards share.
+
+        Args:
+            config: of the run.
+            source: where media come from.
+            gate: closed while the source wants a pause.
+            tell: called with ("clip", key, seconds that its next step may take) before a step, ("try", key, code,
+                detail) after a try that is not the last, ("done", key, error code or "", detail) after a clip, and
+                ("kept", ...) for one that an earlier worker had done.
+        """
+        self.config, self.source, self.gate, self.tell = config, source, gate, tell
+        self._hashes: dict[Path, tuple[tuple[int, int], str]] = {}
+
+    def make(self, task: ShardTask) -> None:
+        """Write and commit the shard of `task`, going on with what an earlier worker has left of it."""
+        directory = self.config.out / "shards" / task.split
+        kept = salvage(directory, task.name) if task.repair else Salvage()
+        token = self.config.recipe.token(self.config.plan_sha256)
+        with ShardWriter(directory, task.name, token=token) as writer:
+            for row in writer.rows:
+                self.tell("kept", row["key"], row.get("error_code") or "", row.get("error_detail") or "")
+            for clip in task.clips[len(writer.rows) :]:
+                if clip.key in kept:
+                    span, row = kept[clip.key]
+                    row = row | writer.add_span(span())
+                elif clip.key in kept.failed:
+                    row = kept.failed[clip.key]
+                else:
+                    row = self._try_clip(writer, clip, task.poison.get(clip.key))
+                writer.note(row)
+                self.tell("done", clip.key, row.get("error_code") or "", row.get("error_detail") or "")
+            writer.commit(split=task.split, plan_sha256=self.config.plan_sha256)
+
+    def _try_clip(self, writer: ShardWriter, clip: Clip, poison: ClipError | None) -> dict[str, Any]:
+        """Return the clip's sidecar row, whatever came of it."""
+        row = planned_row(clip)
+        try:
+            if poison is not None:
+                raise poison
+            return row | self._make_clip(writer, clip)
+        except ClipError as e:
+            return row | {"status": "failed", "error_code": e.code, "error_detail": str(e)}
+
+    def _make_clip(self, writer: ShardWriter, clip: Clip) -> dict[str, Any]:
+        def beat() -> None:
+            self.tell("clip", clip.key, self.config.fetch_timeout_s)
+
+        def on_try(error: ClipError) -> None:
+            self.tell("try", clip.key, error.code, str(error))
+
+        with patiently(self.source, clip, self.gate, beat, on_try) as medium:
+            self.tell("clip", clip.key, self.config.clip_timeout_s)
+            begin = medium.start_ms
+            decoded = decode_clip(
+                medium.path, clip.start_ms - begin, clip.end_ms - begin, self.config.recipe.decode, key=clip.key
+            )
+            made = {
+                "src_sha256": self._sha256(medium.path),
+                "num_samples": len(decoded.audio),
+                "duration_ms": clip.end_ms - clip.start_ms,
+                "pad_ms": decoded.pad_ms,
+                "frame_pts_ms": decoded.frame_pts_ms + begin,
+                "frame_is_key": decoded.frame_is_key,
+            }
+        measures = measure_audio(decoded.audio) | measure_frame(decoded.frames[0])
+        noted = flags(measures)
+        if dropped := [flag for flag in noted if flag in self.config.recipe.drop]:
+            raise ClipError(f"quality.{dropped[0]}", f"{clip.key}: {dropped[0].replace('_', ' ')}, left out by --drop")
+        return _add_sample(writer, clip, decoded, made, self.config.recipe) | measures | {"flags": noted}
+
+    def _sha256(self, path: Path) -> str:
+        """Hash a medium; one that holds many clips once."""
+        status = path.stat()
+        stamp = (status.st_size, status.st_mtime_ns)
+        if self._hashes.get(path, (None, ""))[0] != stamp:
+            with path.open("rb") as f:
+                self._hashes = {path: (stamp, hashlib.file_digest(f, "sha256").hexdigest())}
+        return self._hashes[path][1]
 
 
-def _planned_row(clip: Clip) -> dict[str, Any]:
+class _Nowhere:
+    """The source of a repair that has no media."""
+
+    @contextmanager
+    def open(self, clip: Clip) -> Iterator[Medium]:
+        raise ClipError("local.missing_file", f"{clip.key}: needs its medium; name the folder with --media-dir")
+        yield
+
+
+def planned_row(clip: Clip) -> dict[str, Any]:
+    """Return the sidecar columns that the plan decides."""
     names = ("key", "corpus", "media_id", "source", "start_ms", "end_ms", "split")
     names += ("labels", "caption", "language", "license")
-    return {name: getattr(clip, name) for name in names} | {"group": clip.group or clip.media_id}
+    row = {name: getattr(clip, name) for name in names}
+    return row | {"group": clip.group or clip.media_id, "events": [event._asdict() for event in clip.events]}
 
 
-def _add_clip(writer: ShardWriter, clip: Clip, decoded: DecodedClip) -> dict[str, Any]:
+def _add_sample(
+    writer: ShardWriter, clip: Clip, decoded: DecodedClip, made: dict[str, Any], recipe: Recipe
+) -> dict[str, Any]:
     """Encode and write one sample; return the sidecar columns that it fills."""
-    audio, frame = _flac(decoded.audio), _jpeg(decoded.frame)
-    measured = {
-        "num_samples": len(decoded.audio),
-        "duration_ms": clip.end_ms - clip.start_ms,
-        "pad_ms": decoded.pad_ms,
-        "frame_pts_ms": decoded.frame_pts_ms,
-        "frame_is_key": decoded.frame_is_key,
-    }
-    info = _planned_row(clip) | measured
-    members = {"flac": audio, "jpg": frame, "json": json.dumps(info, sort_keys=True, ensure_ascii=False).encode()}
-    return (
-        measured
-        | writer.add(clip.key, members)
-        | measure_audio(decoded.audio)
-        | measure_frame(decoded.frame)
-        | {
-            "status": "ok",
-            "src_video_codec": decoded.video_codec,
-            "src_audio_codec": decoded.audio_codec,
-            "src_width": decoded.width,
-            "src_height": decoded.height,
-            "src_fps": decoded.fps,
-            "decode_errors": decoded.decode_errors,
-            "audio_sha256": hashlib.sha256(audio).hexdigest(),
-            "frame_sha256": hashlib.sha256(frame).hexdigest(),
-        }
-    )
+    audio, frames = _sound(decoded.audio, recipe.audio), [_jpeg(frame) for frame in decoded.frames]
+    info = planned_row(clip) | {name: value for name, value in made.items() if name != "src_sha256"}
+    members = {recipe.audio: audio}
+    for number, (size, frame) in enumerate(zip(recipe.decode.frame_sizes, frames, strict=True)):
+        members[f"{size}.jpg" if number else "jpg"] = frame
+    members["json"] = json.dumps(info, sort_keys=True, ensure_ascii=False).encode()
+    return made | writer.add(clip.key, members) | {
+        "status": "ok",
+        "src_video_codec": decoded.video_codec,
+        "src_audio_codec": decoded.audio_codec,
+        "src_width": decoded.width,
+        "src_height": decoded.height,
+        "src_fps": decoded.fps,
+        "decode_errors": decoded.decode_errors,
+        "audio_sha256": hashlib.sha256(audio).hexdigest(),
+        "frame_sha256": hashlib.sha256(frames[0]).hexdigest(),
+    }  # fmt: skip
 
 
-def _flac(samples: np.ndarray) -> bytes:
+def _sound(samples: np.ndarray, codec: str) -> bytes:
     buffer = io.BytesIO()
-    soundfile.write(buffer, samples, SAMPLE_RATE, format="FLAC", subtype="PCM_16")
+    soundfile.write(buffer, samples, SAMPLE_RATE, format=AUDIO_CODECS[codec], subtype="PCM_16")
     return buffer.getvalue()
 
 
@@ -139,36 +198,36 @@ def _jpeg(frame: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
-def _file_sha256(path: Path) -> str:
-    with path.open("rb") as f:
-        return hashlib.file_digest(f, "sha256").hexdigest()
-
-
-def serve(config: WorkerConfig, number: int, connection: Connection) -> None:
+def serve(config: WorkerConfig, number: int, gate: Gate, connection: Connection) -> None:
     """Make the shards that come over `connection` until None comes or the parent is gone."""
     follow_parent()
     limit_memory(config.memory_bytes)
-    ledger_path = config.out / "ledger" / config.run / f"{number:03d}.jsonl"
     try:
-        media = MediaFolder(config.media_dir)
-        with ledger_path.open("a", encoding="utf-8") as ledger:
+        source = make_source(config.source) if config.source else _Nowhere()
+        with (config.out / "ledger" / config.run / f"{number:03d}.jsonl").open("a", encoding="utf-8") as ledger:
             while (task := connection.recv()) is not None:
-                name = task.shard.name
-
-                def tell(event: str, key: str, *rest: str, name: str = name) -> None:
-                    if event == "done":
-                        entry = {"time_s": round(time.time(), 3), "shard": name, "key": key}
-                        ledger.write(json.dumps(entry | dict(zip(("error", "detail"), rest, strict=True))) + "\n")
-                        ledger.flush()
-                    connection.send((event, key, *rest))
-
-                make_shard(config, media, task, tell)
-                connection.send(("shard", name))
+                ShardMaker(config, source, gate, _teller(task.name, ledger, connection)).make(task)
+                connection.send(("shard", task.name))
     except (EOFError, BrokenPipeError):
         return
+    except (IngestError, PlanError) as e:
+        connection.send(("fatal", str(e), ""))
     except OSError as e:
         full = e.errno in (errno.ENOSPC, errno.EDQUOT)
         what = "the disk is full; make room and run the same command again" if full else e.strerror or str(e)
         connection.send(("fatal", f"{config.out}: {what}", ""))
     except Exception:
         connection.send(("fatal", "an error of the program itself while making a shard", traceback.format_exc()))
+
+
+def _teller(shard: str, ledger: TextIO, connection: Connection) -> Callable[..., None]:
+    """Return what tells the parent, and writes every attempt into the ledger."""
+
+    def tell(event: str, key: str, *rest: Any) -> None:
+        if event in ("try", "done"):
+            entry = {"time_s": round(time.time(), 3), "shard": shard, "key": key}
+            ledger.write(json.dumps(entry | dict(zip(("error", "detail"), rest, strict=True))) + "\n")
+            ledger.flush()
+        connection.send((event, key, *rest))
+
+    return tell

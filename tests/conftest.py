@@ -4,12 +4,16 @@ import csv
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 from hypothesis import settings
 
 from unibrivl.ingest.mux import write_video
+
+if TYPE_CHECKING:
+    from unibrivl.model.train import TrainConfig
 
 # Continuous integration tries the same examples each time, so that a red run is the fault of the change.
 settings.register_profile("ci", derandomize=True, deadline=None)
@@ -70,3 +74,50 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
             group = f"group{number // 2}"
             writer.writerow([name, f"{name}.mp4", 0, 1, "tone;block", f"Tone {number}", split, group])
     return root
+
+
+@pytest.fixture(scope="session")
+def shards(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the shard set of the tiny corpus; do not write there."""
+    from unibrivl.ingest.engine import EngineConfig
+    from unibrivl.ingest.run import IngestConfig, ingest, read_and_plan
+    from unibrivl.ingest.sources import FolderConfig
+
+    engine = EngineConfig(source=FolderConfig(root=corpus / "media"), workers=2)
+    out = tmp_path_factory.mktemp("tiny") / "shards"
+    config = IngestConfig(list_path=corpus / "list.csv", engine=engine, out=out, shard_clips=8)
+    ingest(config, read_and_plan(config)[1])
+    return out
+
+
+@pytest.fixture(scope="session")
+def run_config(shards: Path) -> "TrainConfig":
+    """Return the configuration of the run: a few steps of the real towers."""
+    from unibrivl.model.train import TrainConfig
+
+    return TrainConfig(
+        shards=shards, out=shards.with_name("run"), epochs=3, batch_size=4, val_share=0.2, checkpoint_every=2,
+        tower_options={"clip_s": 1.0, "num_mels": 32, "hop": 706},
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def run(run_config: "TrainConfig") -> Path:
+    """Return the folder of a finished run; do not write there."""
+    import torch
+
+    from unibrivl.model.train import train
+
+    torch.set_num_threads(1)  # two cost more than they give where the models are tiny and other processes are busy
+    train(run_config)
+    return run_config.out
+
+
+@pytest.fixture(scope="session")
+def index(run: Path, shards: Path) -> Path:
+    """Return the folder of an index of all 24 clips; do not write there."""
+    from unibrivl.index.build import IndexConfig, build_index
+
+    out = shards.with_name("index")
+    build_index(IndexConfig(run=run, shards=shards, out=out))
+    return out

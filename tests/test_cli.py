@@ -15,10 +15,7 @@ import torch
 from PIL import Image
 
 from unibrivl import __version__, cli
-from unibrivl.index.build import IndexConfig, build_index
 from unibrivl.index.errors import IndexStoreError
-from unibrivl.ingest import IngestConfig, ingest, read_and_plan
-from unibrivl.model.train import TrainConfig, train
 from unibrivl.shards import ClipShards
 
 HEAVY = ("torch", "torchvision", "torchaudio", "timm", "faiss", "av", "pyarrow", "matplotlib", "PIL", "soundfile")
@@ -34,20 +31,9 @@ def _one_thread() -> None:
 
 
 @pytest.fixture(scope="session")
-def tiny(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def tiny(index: Path) -> Path:
     """Return a folder with `shards`, `run` and `index` of the tiny corpus; do not write there."""
-    root = tmp_path_factory.getbasetemp() / "tiny"
-    config = IngestConfig(
-        list_path=corpus / "list.csv", media_dir=corpus / "media", out=root / "shards", shard_clips=8, workers=2
-    )
-    ingest(config, read_and_plan(config)[1])
-    options = {"clip_s": 1.0, "num_mels": 32, "hop": 706}
-    train(TrainConfig(
-        shards=root / "shards", out=root / "run", epochs=3, batch_size=4, val_share=0.2, checkpoint_every=2,
-        tower_options=options,
-    ))  # fmt: skip
-    build_index(IndexConfig(run=root / "run", shards=root / "shards", out=root / "index"))
-    return root
+    return index.parent
 
 
 @pytest.fixture

@@ -5,11 +5,15 @@ import shutil
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from unibrivl.ingest import Clip, IngestConfig, pool
-from unibrivl.ingest.worker import WorkerConfig
+from unibrivl.ingest.clips import Clip
+
+if TYPE_CHECKING:
+    from unibrivl.ingest.run import IngestConfig
+    from unibrivl.ingest.worker import WorkerConfig
 
 HOSTILE = '''
 """A worker whose clips hang, kill it or meet a fault of the program, by the name of their file."""
@@ -41,12 +45,12 @@ def decode(path, *args, **kwargs):
     return decode_clip(path, *args, **kwargs)
 
 
-def serve(config, number, connection):
+def serve(config, number, gate, connection):
     worker.decode_clip = decode
-    worker.serve(config, number, connection)
+    worker.serve(config, number, gate, connection)
 
 
-def die(config, number, connection):
+def die(config, number, gate, connection):
     os._exit(3)
 '''
 
@@ -54,6 +58,8 @@ def die(config, number, connection):
 @pytest.fixture
 def hostile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """Let workers misbehave on media named so; return a file to which each try adds the name of its medium."""
+    from unibrivl.ingest import pool
+
     folder = tmp_path / "hostile"
     folder.mkdir()
     (folder / "hostile_worker.py").write_text(HOSTILE)
@@ -101,27 +107,44 @@ def clips_of() -> Callable[..., list[Clip]]:
 
 
 @pytest.fixture
-def config_for(tmp_path: Path) -> Callable[..., IngestConfig]:
+def config_for(tmp_path: Path) -> Callable[..., "IngestConfig"]:
     """Return a function from list, media folder and options to a configuration."""
+    from unibrivl.ingest.decode import DecodeConfig
+    from unibrivl.ingest.engine import EngineConfig
+    from unibrivl.ingest.recipe import Recipe
+    from unibrivl.ingest.run import IngestConfig
+    from unibrivl.ingest.sources import FolderConfig
 
-    def make(list_path: Path, media_dir: Path, **options: object) -> IngestConfig:
-        options = {"out": tmp_path / "out", "workers": 1, "shard_clips": 2} | options
-        return IngestConfig(list_path=list_path, media_dir=media_dir, **options)  # type: ignore[arg-type]
+    def make(
+        list_path: Path, media_dir: Path, *, decode: dict[str, Any] | None = None, engine: dict[str, Any] | None = None,
+        recipe: dict[str, Any] | None = None, **options: Any,
+    ) -> IngestConfig:  # fmt: skip
+        return IngestConfig(
+            list_path=list_path,
+            engine=EngineConfig(source=FolderConfig(root=media_dir), **{"workers": 1} | (engine or {})),
+            recipe=Recipe(decode=DecodeConfig(**(decode or {})), **(recipe or {})),
+            **{"out": tmp_path / "out", "shard_clips": 2} | options,
+        )
 
     return make
 
 
 @pytest.fixture
-def worker_config(tmp_path: Path) -> Callable[[Path], WorkerConfig]:
+def worker_config(tmp_path: Path) -> Callable[..., "WorkerConfig"]:
     """Return a function from a media folder to a worker's configuration, with the folders that a run makes."""
+    from unibrivl.ingest.decode import DecodeConfig
+    from unibrivl.ingest.recipe import Recipe
+    from unibrivl.ingest.sources import FolderConfig
+    from unibrivl.ingest.worker import WorkerConfig
 
-    def make(media_dir: Path) -> WorkerConfig:
+    def make(media_dir: Path, **options: Any) -> WorkerConfig:
         out = tmp_path / "out"
         (out / "shards" / "train").mkdir(parents=True)
         (out / "ledger" / "r").mkdir(parents=True)
+        recipe = Recipe(decode=DecodeConfig(frame_sizes=(16,), max_pad_ms=100))
+        settings = {"memory_bytes": 4 << 30, "clip_timeout_s": 60.0, "fetch_timeout_s": 60.0} | options
         return WorkerConfig(
-            out=out, media_dir=media_dir, plan_sha256="0" * 64, frame_size=16, max_pad_ms=100, memory_bytes=4 << 30,
-            run="r",
-        )  # fmt: skip
+            out=out, source=FolderConfig(root=media_dir), recipe=recipe, plan_sha256="0" * 64, run="r", **settings
+        )
 
     return make

@@ -8,42 +8,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from unibrivl.ingest import IngestConfig, ingest, read_and_plan
 from unibrivl.model import towers
-from unibrivl.model.train import TrainConfig, train
-
-TRAINING = {
-    "epochs": 3, "batch_size": 4, "val_share": 0.2, "checkpoint_every": 2,
-    "tower_options": {"clip_s": 1.0, "num_mels": 32, "hop": 706},
-}  # fmt: skip
 
 
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread() -> None:
     """Two threads a process cost more than they give where the models are tiny and other processes are busy."""
     torch.set_num_threads(1)
-
-
-@pytest.fixture(scope="session")
-def shards(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the shard set of the tiny corpus. Other folders' tests take the same: what is there is not made again."""
-    out = tmp_path_factory.getbasetemp() / "tiny" / "shards"
-    config = IngestConfig(list_path=corpus / "list.csv", media_dir=corpus / "media", out=out, shard_clips=8, workers=2)
-    ingest(config, read_and_plan(config)[1])
-    return out
-
-
-@pytest.fixture(scope="session")
-def run_config(shards: Path) -> TrainConfig:
-    """Return the configuration of the run: a few steps of the real towers."""
-    return TrainConfig(shards=shards, out=shards.with_name("run"), **TRAINING)
-
-
-@pytest.fixture(scope="session")
-def run(run_config: TrainConfig) -> Path:
-    """Return the folder of a finished run; do not write there."""
-    train(run_config)
-    return run_config.out
 
 
 @pytest.fixture

@@ -1,0 +1,84 @@
+"""What all commands share: progress on standard error, tables and JSON on standard output, mistakes of usage."""
+
+import json
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Annotated, Any
+
+import typer
+
+from .. import UnibrivlError
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON to standard output.")]
+
+
+@contextmanager
+def usage() -> Iterator[None]:
+    """A value that a configuration refuses is a mistake of usage."""
+    try:
+        yield
+    except ValueError as e:
+        raise typer.BadParameter(str(e)) from e
+
+
+@contextmanager
+def bar(what: str, total: int | None = None, unit: str = "") -> Iterator[Callable[[int, int, str], None]]:
+    """Show a progress bar on standard error, if that is a terminal; yield what moves it."""
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    columns = (
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn(unit), TimeElapsedColumn(),
+        TimeRemainingColumn(), TextColumn("{task.fields[text]}"),
+    )  # fmt: skip
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+        task = progress.add_task(what, total=total, text="")
+
+        def step(done: int, total: int, text: str) -> None:
+            progress.update(task, completed=done, total=total, text=text)
+
+        try:
+            yield step
+        except KeyboardInterrupt as e:
+            raise UnibrivlError("interrupted; the same command goes on where it was") from e
+
+
+def count_clips(step: Callable[[int, int, str], None], total: int) -> Callable[[str, int], None]:
+    """Turn ingestion's progress into a bar with clips/s and errors by reason."""
+    started, counts = time.monotonic(), Counter[str]()
+
+    def count(code: str, number: int) -> None:
+        counts[code] += number
+        done = sum(counts.values())
+        errors = ", ".join(f"{n} {name}" for name, n in sorted(counts.items()) if name)
+        step(done, total, f"{done / max(0.1, time.monotonic() - started):.1f} clips/s  {errors}")
+
+    return count
+
+
+def print_json(value: Any) -> None:
+    """Print a value as JSON."""
+    typer.echo(json.dumps(value, ensure_ascii=False, indent=2))
+
+
+def print_table(title: str, columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
+    """Print a table, as wide as the terminal."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(*columns, title=title, title_justify="left")
+    for row in rows:
+        table.add_row(*row)
+    # a pipe has no width: never cut a figure there
+    Console(width=None if sys.stdout.isatty() else 160, markup=False).print(table)

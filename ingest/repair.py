@@ -1,0 +1,86 @@
+"""`shards repair`: damaged shards are made again from what is whole in them, and from the media for the rest."""
+
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..shards import Commit, ShardError, read_commit, read_dataset
+from ..shards.commit import COMMIT_SUFFIX, parse_commit
+from ..shards.verify import verify
+from .engine import EngineConfig, Progress, make_shards, writing
+from .errors import PlanError
+from .plan import read_plan
+from .recipe import read_recipe
+from .run import PLAN_FILE
+from .worker import ShardTask
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RepairConfig:
+    """What `unibrivl shards repair` was asked to do."""
+
+    root: Path
+    """Folder of the shard set."""
+    engine: EngineConfig
+    ffmpeg: Path | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RepairResult:
+    """What a repair brought."""
+
+    damaged: int
+    """Shards that were damaged."""
+    identical: int
+    """Shards that are again what was committed, bit for bit; one whose commit file was damaged cannot be compared."""
+    lost: dict[str, int]
+    """Clips that had come and could not be made again, by reason."""
+
+
+def repair(config: RepairConfig, progress: Progress = lambda code, count: None) -> RepairResult:
+    """Make every damaged shard again.
+
+    Raises:
+        ShardError: `dataset.json` is damaged.
+        PlanError: the plan is damaged.
+        IngestError: the set cannot be written.
+    """
+    root = config.root
+    recipe = read_recipe(read_dataset(root), root, ffmpeg=config.ffmpeg)
+    with writing(root):
+        tasks = _tasks(root)
+        before = {task.name: _commit(root, task, checked=False) for task in tasks}
+        plan_sha256 = read_plan(root / PLAN_FILE).sha256
+        make_shards(root, recipe, plan_sha256, tasks, config.engine, progress)
+    identical, lost = 0, Counter[str]()
+    for task in tasks:
+        old, new = before[task.name], _commit(root, task, checked=True)
+        assert new is not None
+        identical += old is not None and old.files == new.files
+        lost += Counter(new.errors) - Counter(old.errors if old else {})
+    return RepairResult(damaged=len(tasks), identical=identical, lost=dict(sorted(lost.items())))
+
+
+def _tasks(root: Path) -> list[ShardTask]:
+    """Return a task for every damaged shard, of the plan and of the rounds of retries."""
+    damaged = set(verify(root, level="hash").damaged_shards)
+    tasks = []
+    for path in (root / PLAN_FILE, *sorted((root / "plan").glob("retry-*.parquet"))) if damaged else ():
+        plan = read_plan(path)
+        for shard in plan.shards:
+            if shard.name in damaged:
+                tasks.append(ShardTask(shard.name, shard.split, plan.clips(shard), repair=True))
+                damaged.remove(shard.name)
+    if damaged:
+        raise PlanError(f"{root}: shard {min(damaged)} is damaged and stands in no plan; delete its files")
+    return tasks
+
+
+def _commit(root: Path, task: ShardTask, *, checked: bool) -> Commit | None:
+    path = root / "shards" / task.split / f"{task.name}{COMMIT_SUFFIX}"
+    try:
+        return read_commit(path) if checked else parse_commit(path)
+    except ShardError:
+        if checked:
+            raise
+        return None
