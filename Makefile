@@ -7,7 +7,7 @@ REFERENCE_DIR ?=
 DATA_DIR ?=
 PYTEST_ARGS ?=
 
-.PHONY: setup demo test check format clean
+.PHONY: setup demo test peers check format clean
 setup: .venv/.installed
 	@:
 
@@ -26,6 +26,15 @@ test: setup
 	@tests/install-chromium
 	@$(BIN)/python -m pytest $(if $(REFERENCE_DIR),--reference-dir=$(REFERENCE_DIR)) $(if $(DATA_DIR),--data-dir=$(DATA_DIR)) $(PYTEST_ARGS)
 
+# Others' programs in an environment of their own: they must read our shards, and the speed benches compare with them.
+peers: setup .peers/.installed
+	@PEERS_PYTHON=$(abspath .peers/bin/python) $(BIN)/python -m pytest -m peers $(PYTEST_ARGS)
+
+.peers/.installed: bench/peers.txt
+	@$(BIN)/uv venv --quiet --clear --python $(BIN)/python .peers
+	@$(BIN)/uv pip install --quiet --python .peers/bin/python --requirement bench/peers.txt
+	@touch $@
+
 check: setup
 	@$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/pyright
 
@@ -33,4 +42,4 @@ format: setup
 	@$(BIN)/ruff format . && $(BIN)/ruff check --fix .
 
 clean:
-	rm -rf demo build *.egg-info
+	rm -rf demo build *.egg-info .peers

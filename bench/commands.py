@@ -2,14 +2,21 @@
 
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from ..ingest.commands import SampleName
-from ..ingest.console import Json, print_json, print_table, usage
+from ..ingest.console import Json, bar, print_json, print_table, usage
 
 app = typer.Typer(help="Measurements, each beside chance or a named peer.", no_args_is_help=True)
+speed = typer.Typer(help="Speed beside named peers and measured limits, in one run.", no_args_is_help=True)
+app.add_typer(speed, name="speed")
+
+Quick = Annotated[bool, typer.Option("--quick", help="Under a minute, for a first look.")]
+Out = Annotated[Path | None, typer.Option(help="Write the result as JSON to this file.")]
+Work = Annotated[Path | None, typer.Option(help="Folder for media and shards. [default: that for temporary files]")]
+Seed = Annotated[int, typer.Option(help="Of the media and of the order.")]
 
 
 @app.command("retrieval")
@@ -64,3 +71,73 @@ def bench_demo(
     rows = [row for name, figures in summary["retrieval"].items() for row in figure_rows(name, figures)]
     print_table(f"held-out retrieval, {sample.value}", COLUMNS, rows)
     typer.echo(f"page: {summary['page']}\nsummary: {out / 'summary.json'}")
+
+
+@speed.command("ingest")
+def speed_ingest(
+    quick: Quick = False,
+    repeats: Annotated[int | None, typer.Option(help="Turns of each contender.")] = None,
+    memory_clips: Annotated[int | None, typer.Option(help="Clips over which memory is watched.")] = None,
+    seed: Seed = 0,
+    work: Work = None,
+    out: Out = None,
+    as_json: Json = False,
+) -> None:
+    """Measure ingestion of 10 s 720p clips beside ffmpeg as people call it, and beside its own floor.
+
+    Example: unibrivl bench speed ingest --quick
+    """
+    from .speed_ingest import COLUMNS, IngestSpeedConfig, measure_ingest, rows
+
+    with usage():
+        config = IngestSpeedConfig(quick=quick, repeats=repeats, memory_clips=memory_clips, seed=seed, work=work)
+    with bar("ingest") as step:
+        result = measure_ingest(config, step)
+    names = ("ratio_vs_ffmpeg_two_outputs", "ratio_vs_ffmpeg_keyframes", "ratio_to_floor", "scaling_2_workers")
+    _show_speed(result, COLUMNS, rows(result), (*names, "rss_growth_mb"), out, as_json)
+
+
+@speed.command("reader")
+def speed_reader(
+    quick: Quick = False,
+    peers_python: Annotated[
+        Path | None, typer.Option(help="Python that has MosaicML streaming, litData and webdataset (make peers).")
+    ] = None,
+    seed: Seed = 0,
+    work: Work = None,
+    out: Out = None,
+    as_json: Json = False,
+) -> None:
+    """Measure reading in random order, raw and decoded, beside webdataset, MosaicML streaming and litData.
+
+    Example: unibrivl bench speed reader --quick
+    """
+    from .speed_reader import COLUMNS, ReaderSpeedConfig, measure_reader, rows
+
+    with usage():
+        config = ReaderSpeedConfig(quick=quick, peers_python=peers_python, seed=seed, work=work)
+    with bar("reader") as step:
+        result = measure_reader(config, step)
+    names = ("ratio_vs_webdataset_raw", "ratio_vs_best_peer_raw", "ratio_vs_webdataset_decoded")
+    _show_speed(result, COLUMNS, rows(result), (*names, "ratio_decoded_to_flac_only"), out, as_json)
+
+
+def _show_speed(
+    result: dict[str, Any],
+    columns: tuple[str, ...],
+    table: list[tuple[str, ...]],
+    names: tuple[str, ...],
+    out: Path | None,
+    as_json: bool,
+) -> None:
+    from ..shards.atomic import write_json
+
+    if out is not None:
+        write_json(out, result)
+    if as_json:
+        print_json(result)
+        return
+    print_table("speed", columns, table)
+    for name in names:
+        value = result.get(name)
+        typer.echo(f"{name.replace('_', ' ')}: {'not measured' if value is None else f'{value:.2f}'}")

@@ -77,7 +77,7 @@ def _describe(config: IndexConfig, encoder: Encoder) -> dict[str, Any]:
         "encoder": {
             "fingerprints": encoder.fingerprints(),
             "canaries": canaries,
-            "frame_px": dataset["frame"]["size_px"],
+            "frame_px": dataset["frame"]["sizes_px"][0],
         },
         "run": os.path.relpath(config.run, config.out),
         "shards": os.path.relpath(config.shards, config.out),

@@ -42,10 +42,11 @@ def clip_card(
     """Return the card of an index row."""
     sample = stored_sample(snapshot, row)
     span = f"{row['start_ms'] / 1000:g} to {row['end_ms'] / 1000:g} s"
+    sound = sample.members["flac" if "flac" in sample.members else "wav"]
     details = [", ".join(row["labels"]), row["language"], span]
     return Card(
         title=row["caption"] or row["key"], subtitle=" · ".join(d for d in details if d), key=row["key"],
-        image=sample.members["jpg"], audio=sample.members["flac"], score=score, rank=rank, is_true=is_true,
+        image=sample.members["jpg"], audio=sound, score=score, rank=rank, is_true=is_true,
     )  # fmt: skip
 
 

@@ -277,7 +277,8 @@ def shards_index(
     if (root / DATASET_FILE).exists():
         typer.echo(f"{compact(root)} rows in {root / 'catalog.parquet'}")
     else:
-        typer.echo(f"{index_foreign(root)} samples indexed in {root}")
+        report = index_foreign(root)
+        typer.echo(f"{report.samples} samples of {report.tars} tars in {report.path}")
 
 
 @shards.command("report")

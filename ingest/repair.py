@@ -3,9 +3,13 @@
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from ..shards import Commit, ShardError, read_commit, read_dataset
+import pyarrow as pa
+
+from ..shards import ShardError, read_commit, read_dataset
 from ..shards.commit import COMMIT_SUFFIX, parse_commit
+from ..shards.sidecar import parse_table
 from ..shards.verify import verify
 from .engine import EngineConfig, Progress, make_shards, writing
 from .errors import PlanError
@@ -49,15 +53,15 @@ def repair(config: RepairConfig, progress: Progress = lambda code, count: None) 
     recipe = read_recipe(read_dataset(root), root, ffmpeg=config.ffmpeg)
     with writing(root):
         tasks = _tasks(root)
-        before = {task.name: _commit(root, task, checked=False) for task in tasks}
+        before = {task.name: _old(root, task) for task in tasks}
         plan_sha256 = read_plan(root / PLAN_FILE).sha256
         make_shards(root, recipe, plan_sha256, tasks, config.engine, progress)
     identical, lost = 0, Counter[str]()
     for task in tasks:
-        old, new = before[task.name], _commit(root, task, checked=True)
-        assert new is not None
-        identical += old is not None and old.files == new.files
-        lost += Counter(new.errors) - Counter(old.errors if old else {})
+        files, failed = before[task.name]
+        new = read_commit(_commit_path(root, task))
+        identical += files == new.files
+        lost += Counter(new.errors) - failed
     return RepairResult(damaged=len(tasks), identical=identical, lost=dict(sorted(lost.items())))
 
 
@@ -76,11 +80,21 @@ def _tasks(root: Path) -> list[ShardTask]:
     return tasks
 
 
-def _commit(root: Path, task: ShardTask, *, checked: bool) -> Commit | None:
-    path = root / "shards" / task.split / f"{task.name}{COMMIT_SUFFIX}"
+def _commit_path(root: Path, task: ShardTask) -> Path:
+    return root / "shards" / task.split / f"{task.name}{COMMIT_SUFFIX}"
+
+
+def _old(root: Path, task: ShardTask) -> tuple[dict[str, Any] | None, Counter[str]]:
+    """Return what the shard's files were and which clips had failed, as far as commit file or sidecar still say so."""
+    path = _commit_path(root, task)
     try:
-        return read_commit(path) if checked else parse_commit(path)
+        commit = parse_commit(path)
     except ShardError:
-        if checked:
-            raise
-        return None
+        pass
+    else:
+        return commit.files, Counter(commit.errors)
+    try:
+        rows = parse_table(path.with_name(f"{task.name}.parquet").read_bytes())
+    except (pa.ArrowException, KeyError, ValueError, OSError):
+        return None, Counter()
+    return None, Counter(code for code in rows["error_code"].to_pylist() if code)

@@ -21,6 +21,7 @@ from ..shards.labels import Ontology
 from ..shards.schema import SPLIT_PATTERN
 from .engine import EngineConfig, Progress, make_shards, writing
 from .errors import ClipError, IngestError, PlanError
+from .ffmpeg import find_ffmpeg
 from .lists import ClipList, read_list
 from .plan import Plan, make_plan, write_plan
 from .recipe import Recipe
@@ -95,6 +96,8 @@ def ingest(config: IngestConfig, plan: Plan, progress: Progress = lambda code, c
         ShardError: a committed shard is damaged.
     """
     started = time.monotonic()
+    if config.recipe.decode.decoder == "ffmpeg":
+        find_ffmpeg(config.recipe.decode.ffmpeg)
     _check_media(config, plan)
     with writing(config.out):
         _adopt(config, plan)

@@ -1,10 +1,11 @@
 """Runs the frozen image tower once: its embeddings are kept beside the shards and read back afterwards.
 
-One file a shard, `frozen/{tower fingerprint}/{shard}-{hash of its tar}.npy`, float32 (clips, V), so that a tower or
-a shard that changed never meets an old embedding.
+One file a shard, `frozen/{tower fingerprint}/{shard}-{hash of the pictures}.npy`, float32 (clips, V), so that a
+tower, a shard or a choice of clips that changed never meets an old embedding.
 """
 
 import errno
+import hashlib
 import io
 import logging
 from collections.abc import Callable
@@ -28,7 +29,9 @@ def image_embeddings(
     parts = []
     for number, commit in enumerate(clips.catalog.shards):
         positions = np.flatnonzero(shard_of_clip == number)
-        name = f"{commit.name}-{commit.files['.tar']['sha256'][:12]}.npy"
+        if not len(positions):  # every clip of the shard failed, or was recovered by a later one
+            continue
+        name = f"{commit.name}-{_content_hash(clips, positions)}.npy"
         path = clips.catalog.root / "frozen" / tower.fingerprint[:16] / name
         found = _read(path, (len(positions), tower.embed_dim))
         if found is None:
@@ -38,6 +41,12 @@ def image_embeddings(
         parts.append(found)
     embeddings = np.concatenate(parts)
     return embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)
+
+
+def _content_hash(clips: ClipShards, positions: np.ndarray) -> str:
+    """Name the pictures, so that a choice of clips or a repaired shard never takes the embeddings of others."""
+    frames = clips.catalog.table["frame_sha256"].take(positions).to_pylist()
+    return hashlib.sha256("".join(frames).encode()).hexdigest()[:12]
 
 
 def _embed(clips: ClipShards, positions: np.ndarray, tower: TimmTower) -> np.ndarray:

@@ -108,6 +108,10 @@ class RemoteSet:
         with self._held(commit) as path:
             return os.open(path, os.O_RDONLY)
 
+    def where(self, name: str) -> str:
+        """Return the address of a file of the set, without any password, for messages."""
+        return self._folder.where(name)
+
     @property
     def _folder(self) -> RemoteFolder:
         return RemoteFolder(self.url, self.cache.retries, self.cache.backoff_s)

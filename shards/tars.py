@@ -23,8 +23,9 @@ from .tarindex import BLOCK, parse_members
 if TYPE_CHECKING:
     from .cache import RemoteSet
 
-MAX_OPEN = 128
-"""Tars that one reader keeps open; the usual limit of a process is 1,024 files."""
+MAX_OPEN, MAX_OPEN_REMOTE = 128, 4
+"""Tars that one reader keeps open; the usual limit of a process is 1,024 files, and a fetched tar that is evicted from
+its cache keeps its place on the disk until it is closed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +39,7 @@ class TarFiles:
         """Return path or address of the tar of shard `number`, for messages."""
         commit = self.commits[number]
         path = commit.path(".tar")
-        return str(path) if self.remote is None else f"{self.remote.url}/shards/{commit.split}/{path.name}"
+        return str(path) if self.remote is None else self.remote.where(f"shards/{commit.split}/{path.name}")
 
     def open(self, number: int) -> int:
         """Return a file descriptor of the tar of shard `number`.
@@ -66,7 +67,7 @@ class OpenTar:
 
 
 class OpenTars:
-    """Tars by number: opened at first use, `MAX_OPEN` at a time, the one opened first closed first.
+    """Tars by number: opened at first use, so many at a time, the one opened first closed first.
 
     It works without a lock (single dictionary operations are atomic), so a fork at any moment leaves nothing held.
     """
@@ -81,7 +82,7 @@ class OpenTars:
         tar = self._open.get(number)
         if tar is None:
             tar = self._open[number] = OpenTar(self.files.open(number))
-            while len(self._open) > MAX_OPEN:
+            while len(self._open) > (MAX_OPEN_REMOTE if self.files.remote else MAX_OPEN):
                 with suppress(KeyError, RuntimeError, StopIteration):  # another thread was here
                     del self._open[next(iter(self._open))]
         return tar

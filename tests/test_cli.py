@@ -14,8 +14,12 @@ import soundfile
 import torch
 from PIL import Image
 
-from unibrivl import __version__, cli
+from unibrivl import (
+    __version__,
+    cli,
+)
 from unibrivl.index.errors import IndexStoreError
+from unibrivl.ingest.console import print_table
 from unibrivl.shards import ClipShards
 
 HEAVY = ("torch", "torchvision", "torchaudio", "timm", "faiss", "av", "pyarrow", "matplotlib", "PIL", "soundfile")
@@ -289,5 +293,5 @@ def test_a_table_into_a_pipe_is_not_cut(
 
 
 def test_captions_with_markup_are_shown_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
-    cli._print_table("[red]title[/red]", ("a",), [("[bold]dog[/bold] [/nothing]",)])
+    print_table("[red]title[/red]", ("a",), [("[bold]dog[/bold] [/nothing]",)])
     assert "[bold]dog[/bold] [/nothing]" in capsys.readouterr().out

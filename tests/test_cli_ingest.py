@@ -55,7 +55,7 @@ def media(tmp_path: Path, corpus: Path) -> Path:
         (None, r"list\.csv: there is no such list"),
         (b"", r"list\.csv: the list is empty"),
         (b"id,start,end\n", r"list\.csv: the list has a header but no row"),
-        (b"name,from,to\na,0,1\n", r"list\.csv: unknown column 'name'; known are id, path, start, end"),
+        (b"name,from,to\na,0,1\n", r"list\.csv: unknown column 'name'; known are id, path, url, start, end"),
     ],
     ids=["missing", "empty", "header only", "unknown columns"],
 )
@@ -174,7 +174,7 @@ def test_a_good_run_says_how_many_and_where(tmp_path: Path, media: Path) -> None
         ([], "LIST"),
         (["list.csv"], "OUT"),
         (["list.csv", "out"], "--media-dir"),
-        (["list.csv", "out", "--media-dir", "media", "--frame-size", "0"], "frame_size is 0, want 16 to 1024"),
+        (["list.csv", "out", "--media-dir", "media", "--frame-size", "0"], "frame_sizes has 0, want 16 to 1024"),
         (["list.csv", "out", "--media-dir", "media", "--shard-clips", "0"], "shard_clips is 0"),
         (["list.csv", "out", "--media-dir", "media", "--max-failed", "2"], "max_failed is 2"),
         (["list.csv", "out", "--media-dir", "media", "--workers", "0"], "workers is 0"),
@@ -191,7 +191,7 @@ def test_a_mistake_of_usage_is_exit_code_2_and_writes_nothing(
 ) -> None:
     (tmp_path / "list.csv").write_text(GOOD_LIST)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("unibrivl.ingest.ingest", lambda *_: pytest.fail("the run began"))
+    monkeypatch.setattr("unibrivl.ingest.run.ingest", lambda *_: pytest.fail("the run began"))
     before = tree(tmp_path)
     done = CliRunner().invoke(app, ["ingest", *arguments])
     assert done.exit_code == 2, done.output
@@ -203,7 +203,7 @@ def test_a_mistake_of_usage_is_exit_code_2_and_writes_nothing(
 def test_the_command_itself_ends_with_2_too() -> None:
     done = unibrivl("ingest", "list.csv", "out")
     assert (done.returncode, done.stdout) == (2, "")
-    assert "give OUT and --media-dir, or --dry-run" in re.sub(r"[\s│]+", " ", done.stderr)
+    assert "give OUT and one of --media-dir, --media-url and --youtube, or" in re.sub(r"[\s│]+", " ", done.stderr)
 
 
 AUDIOSET = """\

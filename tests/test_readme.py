@@ -2,36 +2,65 @@
 
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from unibrivl.bench.retrieval_page import COLUMNS, figure_rows
+from unibrivl.bench import retrieval_page, speed_ingest, speed_reader
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 TABLES = re.findall(r"<!-- table: (\S+) -->", README)
+Rows = list[tuple[str, ...]]
 
 
-def markdown(result: Path) -> str:
-    retrieval = json.loads(result.read_text(encoding="utf-8"))["retrieval"]
-    rows = [row for name, figures in retrieval.items() for row in figure_rows(name, figures)]
-    lines = [COLUMNS, ("---",) * len(COLUMNS), *rows]
+def retrieval_rows(result: dict[str, Any]) -> Rows:
+    return [row for name, figures in result["retrieval"].items() for row in retrieval_page.figure_rows(name, figures)]
+
+
+KINDS: dict[str, tuple[tuple[str, ...], Callable[[dict[str, Any]], Rows]]] = {
+    "demo": (retrieval_page.COLUMNS, retrieval_rows),
+    "speed-ingest": (speed_ingest.COLUMNS, speed_ingest.rows),
+    "speed-reader": (speed_reader.COLUMNS, speed_reader.rows),
+}
+
+
+def read_result(name: str) -> dict[str, Any]:
+    return json.loads((ROOT / "bench" / "results" / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def markdown(name: str) -> str:
+    columns, rows = next(KINDS[kind] for kind in KINDS if name.startswith(kind))
+    lines = [columns, ("---",) * len(columns), *rows(read_result(name))]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
-def test_readme_shows_the_demo() -> None:
-    assert len(TABLES) == 2
+def test_readme_shows_the_demo_and_the_speed() -> None:
+    assert sorted(next(kind for kind in KINDS if name.startswith(kind)) for name in TABLES) == [
+        "demo", "demo", "speed-ingest", "speed-reader",
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("name", TABLES)
 def test_each_table_is_its_result_file(name: str) -> None:
-    assert f"<!-- table: {name} -->\n\n{markdown(ROOT / 'bench' / 'results' / f'{name}.json')}" in README
+    assert f"<!-- table: {name} -->\n\n{markdown(name)}" in README
 
 
 @pytest.mark.parametrize("name", [name for name in TABLES if "stamps" in name])
 def test_the_claim_holds(name: str) -> None:
     """The README says: beyond the permutation control. Three of its deviations, in both directions."""
-    retrieval = json.loads((ROOT / "bench" / "results" / f"{name}.json").read_text(encoding="utf-8"))["retrieval"]
-    for figures in retrieval.values():
+    for figures in read_result(name)["retrieval"].values():
         assert figures["r10"] > figures["shuffled_r10"] + 3 * figures["shuffled_r10_sd"]
+
+
+@pytest.mark.parametrize("name", [name for name in TABLES if name.startswith("speed")])
+def test_ratios_in_the_text_are_those_of_the_result_file(name: str) -> None:
+    """The sentence below a table names figures of its file as `name` value."""
+    result = read_result(name)
+    told = re.findall(rf"<!-- figures: {re.escape(name)} -->\n(.*?)\n\n", README, flags=re.DOTALL)
+    named = re.findall(r"`(\w+)`\s+(-?[\d.]+)", " ".join(told))
+    assert named
+    for figure, value in named:
+        assert f"{result[figure]:.2f}" == value, figure

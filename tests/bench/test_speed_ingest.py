@@ -54,7 +54,7 @@ def test_the_media_are_what_the_figures_are_said_of(clips: list[Medium], tmp_pat
 @pytest.fixture(scope="module")
 def measured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[dict[str, Any], Path]]:
     work = tmp_path_factory.mktemp("work")
-    config = IngestSpeedConfig(quick=True, work=work, seed=5, media=1, repeats=1, shard_clips=4, shards=4)
+    config = IngestSpeedConfig(quick=True, work=work, seed=5, media=1, repeats=1, shard_clips=8, shards=6)
     steps: list[tuple[int, int, str]] = []
     result = measure_ingest(config, lambda *step: steps.append(step))
     assert [done for done, _, _ in steps] == list(range(steps[-1][1] + 1))
@@ -81,10 +81,10 @@ def test_every_figure_is_there_and_agrees_with_the_others(measured: tuple[dict[s
     assert sum(parts.values()) == pytest.approx(1000 / per_core["floor"], rel=0.1)
     for name, spread in result["spread"].items():
         assert spread["min"] <= spread["median"] == per_core[name] <= spread["max"]
-    assert result["memory"]["clips"] == 40 and result["memory"]["max_rss_mb"] > 20
+    assert result["memory"]["clips"] == 112 and result["memory"]["max_rss_mb"] > 20
     assert result["rss_growth_mb"] is None or result["rss_growth_mb"] < result["memory"]["max_rss_mb"]
     assert result["long_files"] is None
-    assert result["config"]["shard_clips"] == 4 and result["seed"] == 5
+    assert result["config"]["shard_clips"] == 8 and result["seed"] == 5
     assert result["versions"]["av"] == av.__version__ and "cores" in result["environment"]
     assert str(work) not in json.dumps(result)
 

@@ -66,6 +66,7 @@ def test_a_stream_gives_what_the_reader_gives(tar: Path, expected: Read, server:
     assert len(list(stream(tar))) == 4
 
 
+@pytest.mark.slow  # a process that imports webdataset, which imports torch
 def test_standard_input_is_a_stream(tar: Path, expected: Read) -> None:
     code = "from unibrivl.shards.stream import stream; print(*(sample.key for sample in stream('-')))"
     with tar.open("rb") as f:
