@@ -356,7 +356,7 @@ def _recipe(
     drop: list[str] | None,
     seed: int,
 ) -> Any:
-    from .decode import DecodeConfig
+    from .decoded import DecodeConfig
     from .recipe import Recipe
 
     decode = DecodeConfig(

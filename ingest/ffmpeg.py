@@ -30,7 +30,7 @@ from av.error import FFmpegError
 from av.video.frame import VideoFrame
 
 from ..shards import SAMPLE_RATE
-from .decode import NOT_MEDIA, OPEN_OPTIONS, BadPackets, DecodeConfig, DecodedClip, check_range, no_picture
+from .decoded import NOT_MEDIA, OPEN_OPTIONS, BadPackets, DecodeConfig, DecodedClip, check_range, no_picture
 from .errors import ClipError, IngestError
 from .frames import LOOK_BACK_S, squares
 from .sound import PREROLL_S, TO_MONO, place_sound

@@ -12,7 +12,7 @@ from PIL import Image
 
 from .. import __version__
 from ..shards import SAMPLE_RATE, ShardError
-from .decode import DecodeConfig
+from .decoded import DecodeConfig
 from .quality import FLAGS
 
 AUDIO_CODECS = {"flac": "FLAC", "wav": "WAV"}

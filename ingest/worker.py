@@ -24,7 +24,8 @@ from ..shards import SAMPLE_RATE, ShardWriter
 from ..shards.salvage import Salvage, salvage
 from .children import follow_parent, limit_memory
 from .clips import Clip
-from .decode import DecodedClip, decode_clip
+from .decode import decode_clip
+from .decoded import DecodedClip
 from .errors import ClipError, IngestError, PlanError
 from .patience import Gate, patiently
 from .quality import flags, measure_audio, measure_frame

@@ -109,7 +109,7 @@ def clips_of() -> Callable[..., list[Clip]]:
 @pytest.fixture
 def config_for(tmp_path: Path) -> Callable[..., "IngestConfig"]:
     """Return a function from list, media folder and options to a configuration."""
-    from unibrivl.ingest.decode import DecodeConfig
+    from unibrivl.ingest.decoded import DecodeConfig
     from unibrivl.ingest.engine import EngineConfig
     from unibrivl.ingest.recipe import Recipe
     from unibrivl.ingest.run import IngestConfig
@@ -132,7 +132,7 @@ def config_for(tmp_path: Path) -> Callable[..., "IngestConfig"]:
 @pytest.fixture
 def worker_config(tmp_path: Path) -> Callable[..., "WorkerConfig"]:
     """Return a function from a media folder to a worker's configuration, with the folders that a run makes."""
-    from unibrivl.ingest.decode import DecodeConfig
+    from unibrivl.ingest.decoded import DecodeConfig
     from unibrivl.ingest.recipe import Recipe
     from unibrivl.ingest.sources import FolderConfig
     from unibrivl.ingest.worker import WorkerConfig

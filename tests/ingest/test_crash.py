@@ -35,7 +35,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from unibrivl.ingest.clips import Clip
-from unibrivl.ingest.decode import DecodeConfig
+from unibrivl.ingest.decoded import DecodeConfig
 from unibrivl.ingest.patience import Gate, PatienceConfig
 from unibrivl.ingest.recipe import Recipe
 from unibrivl.ingest.sources import FolderConfig, make_source

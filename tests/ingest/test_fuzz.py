@@ -28,7 +28,8 @@ from pathlib import Path
 import av
 from unibrivl.ingest.errors import ClipError
 from unibrivl.ingest.children import limit_memory
-from unibrivl.ingest.decode import DecodeConfig, decode_clip
+from unibrivl.ingest.decode import decode_clip
+from unibrivl.ingest.decoded import DecodeConfig
 av.logging.set_level(None)
 limit_memory(4 << 30)
 config = DecodeConfig(decoder=sys.argv[1], frame_sizes=(16,), max_pad_ms=200)

@@ -16,7 +16,8 @@ import numpy as np
 import pytest
 from av.codec.codec import codecs_available
 
-from unibrivl.ingest.decode import DecodeConfig, DecodedClip, decode_clip
+from unibrivl.ingest.decode import decode_clip
+from unibrivl.ingest.decoded import DecodeConfig, DecodedClip
 from unibrivl.ingest.errors import ClipError
 from unibrivl.ingest.mux import write_video
 
