@@ -149,7 +149,7 @@ class _Bench:
             found = json.loads(run_process(words, timeout_s=120).stdout)
             for name, version in found["peers"].items():
                 if version is None:
-                    self.errors[name] = f"{peers.PACKAGES[name]} is not installed in {self.python}; {REMEDY}"
+                    self.errors[name] = f"{peers.PACKAGES[name]} is not installed; {REMEDY}"
         except (ContenderError, ValueError, KeyError) as e:
             raise BenchError(f"{self.python}: is no Python that runs the peers ({e}); {REMEDY}") from e
         return found

@@ -7,12 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute
 from PIL import Image
 
-from ..shards import ClipShards, Sample, ShardError
+from ..shards import ClipShards, Sample, ShardError, epoch_order
 from ..shards.labels import Ontology
 
 pc: Any = pyarrow.compute  # its functions are made at run time, unknown to type checkers
@@ -104,8 +103,7 @@ class ClipCards:
 def draw_keys(rows: pa.Table, count: int, seed: int) -> list[str]:
     """Draw `count` keys of the clips that came, or all if there are fewer; the same for any order of the rows."""
     keys = sorted(rows.filter(pc.field("status") == "ok")["key"].to_pylist())
-    chosen = np.random.Generator(np.random.Philox(key=seed)).permutation(len(keys))[:count]
-    return [keys[i] for i in chosen.tolist()]
+    return [keys[i] for i in epoch_order(len(keys), seed=seed, epoch=0)[:count].tolist()]
 
 
 def open_clips(root: Path, rows: pa.Table) -> ClipShards | None:

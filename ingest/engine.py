@@ -84,15 +84,13 @@ def make_shards(
         return
     run = time.strftime("%Y%m%dT%H%M%S", time.gmtime()) + f"-{os.getpid()}"
     (out / "ledger" / run).mkdir(parents=True, exist_ok=True)
-    seen: set[str] = set()
     faults = 0
 
-    def on_clip(shard: str, key: str, code: str, detail: str) -> None:
+    def on_clip(shard: str, key: str, code: str, detail: str, is_new: bool) -> None:
         nonlocal faults
-        if key not in seen:  # the worker that goes on with a shard tells of its clips again
-            progress(code, 1)
-        seen.add(key)
-        faults = faults + 1 if code.partition(".")[0] in AGAIN | {"system"} else 0
+        progress(code, 1)
+        if is_new:  # what an earlier run met says nothing about now
+            faults = faults + 1 if code.partition(".")[0] in AGAIN | {"system"} else 0
         if faults >= MAX_FAULTS_IN_A_ROW:
             raise IngestError(
                 f"{faults} clips in a row failed in passing, the last: {detail}; mend that and run the same command "

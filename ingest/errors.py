@@ -24,7 +24,7 @@ class ClipError(UnibrivlError):
 
     Attributes:
         code: the reason as `class.reason` (docs/ingest.md lists them), the unit in which failures are counted. The
-            class says what to do: see `WAITS`, `AGAIN` and `FOR_GOOD`.
+            class says what to do: those of `WAITS` and `AGAIN` are tried again at once.
     """
 
     def __init__(self, code: str, message: str) -> None:
@@ -46,5 +46,3 @@ WAITS = frozenset({"throttle"})
 """The source wants a pause: all workers stop asking it for a while, and the clip is tried again, without end."""
 AGAIN = frozenset({"transient"})
 """Tried again after a short pause, a few times."""
-FOR_GOOD = frozenset({"source", "local", "media", "quality", "policy"})
-"""Another try now would end the same way; `unibrivl shards retry` tries again later where a medium may have changed."""

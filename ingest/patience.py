@@ -119,7 +119,8 @@ def _enter(
                 on_try(e)
                 gate.refused(e)
                 continue
-            gate.passed()
+            if e.kind not in AGAIN:  # the source did answer
+                gate.passed()
             tries += 1
             if e.kind not in AGAIN or tries == MAX_TRIES:
                 raise

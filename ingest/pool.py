@@ -35,14 +35,22 @@ class _Worker:
         self.process.start()
         theirs.close()
         self.task: ShardTask | None = None
+        self.is_new = True
+        self.slot = 0
         self.clips = 0
         self.key = ""
         self.deadline = float("inf")
 
     def give(self, task: ShardTask) -> None:
-        self.task, self.key, self.deadline = task, "", float("inf")
+        """Send a task to a worker that waits for one; a new worker asks for it when it has started."""
+        is_new = self.is_new
+        self.task, self.slot, self.key, self.deadline, self.is_new = task, 0, "", float("inf"), False
+        if not is_new:
+            self.send()
+
+    def send(self) -> None:
         with suppress(BrokenPipeError, ConnectionResetError):  # it died idle: the pool will hear of that
-            self.connection.send(task)
+            self.connection.send(self.task)
 
     def stop(self) -> None:
         self.process.kill()
@@ -51,7 +59,10 @@ class _Worker:
 
 
 class Pool:
-    """Works through tasks; `on_clip(shard name, key, error code, detail)` hears of each clip as it is done."""
+    """Works through tasks; `on_clip(shard name, key, error code, detail, is_new)` hears of each clip as it is done.
+
+    It hears of a clip once; `is_new` is False if an earlier run had done it.
+    """
 
     def __init__(
         self,
@@ -59,7 +70,7 @@ class Pool:
         *,
         workers: int,
         patience: PatienceConfig,
-        on_clip: Callable[[str, str, str, str], None],
+        on_clip: Callable[[str, str, str, str, bool], None],
         recycle_clips: int = RECYCLE_CLIPS,
     ) -> None:
         """Remember the settings; processes start with `run`."""
@@ -123,9 +134,16 @@ class Pool:
             assert worker.task is not None
             worker.key, worker.deadline = "", float("inf")
             worker.clips += event == "done"
-            self.on_clip(worker.task.name, subject, *rest)
+            worker.slot += 1
+            if worker.slot > worker.task.told:  # the worker that goes on with a shard tells of its clips again
+                worker.task.told = worker.slot
+                code, detail = rest
+                self.on_clip(worker.task.name, subject, code, detail, event == "done")
+        elif event == "ready":
+            worker.send()
         elif event == "shard":
             worker.task = None
+            self.deaths[""] = 0
             if worker.clips >= self.recycle_clips:
                 worker.stop()
                 self.workers.remove(worker)

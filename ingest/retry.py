@@ -68,15 +68,12 @@ def retry(config: RetryConfig, progress: Progress = lambda code, count: None) ->
             _, errors = outcome(root, committed_shards(root), base.num_clips)
             return RetryResult(tried=0, recovered=0, errors=errors, shards=0)
         there = {commit.name for commit in committed_shards(root)}
-        tasks = [
-            ShardTask(shard.name, shard.split, round_plan.clips(shard))
-            for shard in round_plan.shards
-            if shard.name not in there
-        ]
+        shards = [shard for shard in round_plan.shards if shard.name not in there]
+        tasks = (ShardTask(shard.name, shard.split, round_plan.clips(shard)) for shard in shards)
         make_shards(root, recipe, base.sha256, tasks, config.engine, progress)
         after, errors = outcome(root, committed_shards(root), base.num_clips)
-    tried = sum(len(task.clips) for task in tasks)
-    return RetryResult(tried=tried, recovered=after - before, errors=errors, shards=len(tasks))
+    tried = sum(shard.num_clips for shard in shards)
+    return RetryResult(tried=tried, recovered=after - before, errors=errors, shards=len(shards))
 
 
 def _rounds(root: Path) -> list[Path]:

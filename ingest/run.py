@@ -173,6 +173,7 @@ def _adopt(config: IngestConfig, plan: Plan) -> None:
     else:
         (out / "plan").mkdir(exist_ok=True)
         write_plan(plan, out / PLAN_FILE)
+        (out / ONTOLOGY_FILE).unlink(missing_ok=True)
         if config.ontology:
             write_bytes(out / ONTOLOGY_FILE, config.ontology.read_bytes())
         write_dataset(out, value)

@@ -20,13 +20,14 @@ import numpy as np
 import soundfile
 from PIL import Image
 
-from ..shards import SAMPLE_RATE, ShardWriter
+from .. import UnibrivlError
+from ..shards import SAMPLE_RATE, ShardError, ShardWriter
 from ..shards.salvage import Salvage, salvage
 from .children import follow_parent, limit_memory
 from .clips import Clip
 from .decode import decode_clip
 from .decoded import DecodedClip
-from .errors import ClipError, IngestError, PlanError
+from .errors import ClipError
 from .patience import Gate, patiently
 from .quality import flags, measure_audio, measure_frame
 from .recipe import AUDIO_CODECS, JPEG_QUALITY, Recipe
@@ -61,6 +62,8 @@ class ShardTask:
     """The shard is there but damaged: what is whole in it is kept."""
     poison: dict[str, ClipError] = field(default_factory=dict)
     """Clip key to the error that stands for it instead of another try."""
+    told: int = 0
+    """Clips that the pool has heard of."""
 
 
 class ShardMaker:
@@ -89,12 +92,8 @@ class ShardMaker:
             for row in writer.rows:
                 self.tell("kept", row["key"], row.get("error_code") or "", row.get("error_detail") or "")
             for clip in task.clips[len(writer.rows) :]:
-                if clip.key in kept:
-                    span, row = kept[clip.key]
-                    row = row | writer.add_span(span())
-                elif clip.key in kept.failed:
-                    row = kept.failed[clip.key]
-                else:
+                row = _keep(writer, kept, clip.key)
+                if row is None:
                     row = self._try_clip(writer, clip, task.poison.get(clip.key))
                 writer.note(row)
                 self.tell("done", clip.key, row.get("error_code") or "", row.get("error_detail") or "")
@@ -108,7 +107,10 @@ class ShardMaker:
                 raise poison
             return row | self._make_clip(writer, clip)
         except ClipError as e:
-            return row | {"status": "failed", "error_code": e.code, "error_detail": str(e)}
+            error = e
+        except MemoryError:
+            error = ClipError("system.oom", f"{clip.key}: takes more memory than a worker may have")
+        return row | {"status": "failed", "error_code": error.code, "error_detail": str(error)}
 
     def _make_clip(self, writer: ShardWriter, clip: Clip) -> dict[str, Any]:
         def beat() -> None:
@@ -145,6 +147,17 @@ class ShardMaker:
             with path.open("rb") as f:
                 self._hashes = {path: (stamp, hashlib.file_digest(f, "sha256").hexdigest())}
         return self._hashes[path][1]
+
+
+def _keep(writer: ShardWriter, kept: Salvage, key: str) -> dict[str, Any] | None:
+    """Take over what is whole of a damaged shard: the clip's sample or its failure; None if it must be made again."""
+    if key in kept:
+        span, row = kept[key]
+        try:
+            return row | writer.add_span(span())
+        except ShardError:  # it has got worse since it was looked at
+            return None
+    return kept.failed.get(key)
 
 
 class _Nowhere:
@@ -204,6 +217,7 @@ def serve(config: WorkerConfig, number: int, gate: Gate, connection: Connection)
     follow_parent()
     limit_memory(config.memory_bytes)
     try:
+        connection.send(("ready", ""))
         source = make_source(config.source) if config.source else _Nowhere()
         with (config.out / "ledger" / config.run / f"{number:03d}.jsonl").open("a", encoding="utf-8") as ledger:
             while (task := connection.recv()) is not None:
@@ -211,7 +225,7 @@ def serve(config: WorkerConfig, number: int, gate: Gate, connection: Connection)
                 connection.send(("shard", task.name))
     except (EOFError, BrokenPipeError):
         return
-    except (IngestError, PlanError) as e:
+    except UnibrivlError as e:
         connection.send(("fatal", str(e), ""))
     except OSError as e:
         full = e.errno in (errno.ENOSPC, errno.EDQUOT)

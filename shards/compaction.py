@@ -14,7 +14,7 @@ from typing import Any, BinaryIO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from .atomic import write_file, write_json
+from .atomic import hold_directory, write_file, write_json
 from .commit import Commit, Damage, committed_shards, describe_file
 from .errors import ShardError
 from .schema import FORMAT_VERSION, SIDECAR_SCHEMA
@@ -36,9 +36,12 @@ def compact(root: Path) -> int:
     if not commits:
         raise ShardError(f"{root} holds no shard to index; make one with `unibrivl ingest`")
     table_path, list_path = (root / name for name in CATALOG_FILES)
-    write_file(table_path, lambda f: _write_rows(f, commits))
-    value = {"format": FORMAT_VERSION, "table": describe_file(table_path), "shards": _listed(commits)}
-    write_json(list_path, seal(value))
+    with hold_directory(root, wait=False) as is_ours:
+        if not is_ours:
+            raise ShardError(f"{root}: another run is writing there; wait for it")
+        write_file(table_path, lambda f: _write_rows(f, commits))
+        value = {"format": FORMAT_VERSION, "table": describe_file(table_path), "shards": _listed(commits)}
+        write_json(list_path, seal(value))
     return sum(commit.planned for commit in commits)
 
 

@@ -31,10 +31,11 @@ class IntactReader:
     It may be pickled; the copy begins with the damage known so far.
     """
 
-    def __init__(self, reader: TarReader, *, skip: bool) -> None:
-        """Raise at damage unless `skip`."""
+    def __init__(self, reader: TarReader, *, skip: bool, allowed: int) -> None:
+        """Raise at damage unless `skip`, and at more than `allowed` damaged clips in any case."""
         self.reader = reader
         self.skip = skip
+        self.allowed = allowed
         self.skipped: dict[int, Skipped] = {}
 
     def get(self, position: int, take: Callable[[Sample], T]) -> tuple[int, T]:
@@ -47,6 +48,8 @@ class IntactReader:
             return position, take(self.reader.read(position))
         count = len(self.reader)
         for step in range(count):
+            if len(self.skipped) > self.allowed:  # the rest is not read to the end to find that out
+                raise too_many(len(self.skipped), count, list(self.skipped.values())[-1].reason)
             candidate = (position + step) % count
             if candidate in self.skipped:
                 continue
@@ -60,12 +63,22 @@ class IntactReader:
         raise ShardError(f"none of {count:,} clips is intact; the last: {self.skipped[position].reason}")
 
 
+def too_many(damaged: int, num_clips: int, last: str) -> ShardError:
+    """Return the error of a set with more damaged clips than are allowed."""
+    return ShardError(f"{damaged:,} of {num_clips:,} clips are damaged, more than max_skipped allows; the last: {last}")
+
+
+def allowed_damage(num_clips: int, max_skipped: float) -> int:
+    """Return how many clips may be damaged: a share of all, and one clip in any case."""
+    return max(1, int(max_skipped * num_clips))
+
+
 class SkipLog:
     """Counts what was skipped, warns once a shard, and gives up when it is too much."""
 
-    def __init__(self, num_clips: int, max_skipped: float, files: TarFiles) -> None:
-        """Allow a share of `max_skipped` of `num_clips` clips, and one clip in any case."""
-        self.allowed = max(1, int(max_skipped * num_clips))
+    def __init__(self, num_clips: int, allowed: int, files: TarFiles) -> None:
+        """Give up at more than `allowed` of `num_clips` clips."""
+        self.allowed = allowed
         self.num_clips = num_clips
         self._files = files
         self.skipped: dict[int, Skipped] = {}
@@ -85,8 +98,4 @@ class SkipLog:
                 self._warned.add(one.shard)
                 log.warning("skipping damaged clips of %s, the first: %s", self._files.name(one.shard), one.reason)
         if len(self.skipped) > self.allowed:
-            last = list(self.skipped.values())[-1]
-            raise ShardError(
-                f"{len(self.skipped):,} of {self.num_clips:,} clips are damaged, more than max_skipped allows; "
-                f"the last: {last.reason}"
-            )
+            raise too_many(len(self.skipped), self.num_clips, list(self.skipped.values())[-1].reason)

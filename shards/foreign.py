@@ -275,9 +275,9 @@ def _read_index_table(directory: Path) -> tuple[pa.Table, tuple[Problem, ...]]:
                 raise ShardError(f"{path}: version {header['version']}, this program reads {INDEX_VERSION}")
             table = file.read().select(INDEX_SCHEMA.names).cast(INDEX_SCHEMA)
         problems = tuple(Problem(**problem) for problem in header["problems"])
+        _check_rows(table)
     except FileNotFoundError:
         raise ShardError(f"{directory} has no {INDEX_FILE}: make one with index_foreign") from None
-        _check_rows(table)
     except (pa.ArrowException, KeyError, TypeError, ValueError, OSError) as e:
         raise ShardError(f"{path}: no readable index ({e}); make it anew with index_foreign") from e
     return table.combine_chunks(), problems

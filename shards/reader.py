@@ -17,7 +17,7 @@ from pyarrow.compute import Expression
 from .batch import check_fields
 from .cache import CacheConfig, RemoteSet
 from .catalog import Catalog, open_catalog
-from .damage import IntactReader, SkipLog, Skipped
+from .damage import IntactReader, SkipLog, Skipped, allowed_damage
 from .errors import ShardError
 from .sample import Sample
 from .subset import inverse_sqrt_frequency, select_clips
@@ -78,8 +78,9 @@ class ClipShards:
             log.warning("leaving out a shard: %s", damage)
         self.catalog: Catalog = select_clips(catalog, labels=labels, exclude_labels=exclude_labels, where=where)
         files = TarFiles(self.catalog.shards, remote)
-        self._reader = IntactReader(TarReader(self.catalog, files, verify=verify), skip=skip)
-        self._log = SkipLog(len(self.catalog), max_skipped, files)
+        allowed = allowed_damage(len(self.catalog), max_skipped)
+        self._reader = IntactReader(TarReader(self.catalog, files, verify=verify), skip=skip, allowed=allowed)
+        self._log = SkipLog(len(self.catalog), allowed, files)
 
     def __len__(self) -> int:
         """Return the number of clips."""
@@ -159,7 +160,7 @@ class ClipShards:
 
     def intact_reader(self) -> IntactReader:
         """Return a reader of the same clips that shares nothing with this one but what is known to be damaged."""
-        reader = IntactReader(self._reader.reader, skip=self._reader.skip)
+        reader = IntactReader(self._reader.reader, skip=self._reader.skip, allowed=self._reader.allowed)
         reader.skipped.update(self._log.skipped)
         return reader
 

@@ -173,7 +173,10 @@ def split_span(span: bytes, key: str) -> Members:
         if not header.startswith(stem):
             raise ValueError("another clip lies there")
         start = position + BLOCK
-        stop = start + int(header[124:135], 8)
+        size = int(header[124:135], 8)
+        if size < 0:
+            raise ValueError("a member of negative size")
+        stop = start + size
         places[header[name_at : header.index(0, name_at)].decode()] = start, stop
         position = stop + -stop % BLOCK
     if position != end or not places:

@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 import xxhash
 
 from .atomic import sync_directory, temporary_path, write_file
-from .commit import SUFFIXES, Commit, describe_file, write_commit
+from .commit import COMMIT_SUFFIX, SUFFIXES, Commit, describe_file, write_commit
 from .errors import ShardError
 from .schema import KEY_PATTERN, SIDECAR_SCHEMA
 from .tarindex import BLOCK, END_OF_TAR, member_bytes, read_index, write_index
@@ -101,6 +101,9 @@ class ShardWriter:
         rows = self.rows if rows is None else rows
         self._finish_tar()
         target = {suffix: self.directory / f"{self.name}{suffix}" for suffix in SUFFIXES}
+        if _commit_path(target[".tar"]).exists():  # of a damaged shard: its journal must outlive its commit
+            _commit_path(target[".tar"]).unlink()
+            sync_directory(self.directory)
         self._temporary.replace(target[".tar"])
         write_index(target[".tar.idx"], [*self._offsets, self._size])
         table = pa.Table.from_pylist(rows, schema=SIDECAR_SCHEMA)
@@ -187,7 +190,7 @@ def _part(directory: Path, name: str) -> tuple[Path, Path]:
 
 
 def _commit_path(tar: Path) -> Path:
-    return tar.with_name(f"{tar.stem}.commit.json")
+    return tar.with_name(f"{tar.stem}{COMMIT_SUFFIX}")
 
 
 def _open_shared(path: Path) -> BinaryIO:

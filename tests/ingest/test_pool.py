@@ -38,7 +38,7 @@ class Heard:
         self.pool = Pool(config, workers=workers, patience=PatienceConfig(), on_clip=self.hear, **options)
         self.tasks = [ShardTask(f"gen-train-{n:06d}", "train", tuple(clips)) for n, clips in enumerate(shards)]
 
-    def hear(self, shard: str, key: str, code: str, detail: str) -> None:
+    def hear(self, shard: str, key: str, code: str, detail: str, is_new: bool) -> None:
         self.codes.setdefault(key.split("_", 1)[1].rsplit("_", 1)[0], []).append(code)
 
     def run(self) -> float:

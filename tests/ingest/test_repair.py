@@ -1,5 +1,6 @@
 """Checks that damaged shards become again what they were, with as little from the media as can be."""
 
+import multiprocessing
 import random
 import shutil
 from collections.abc import Callable
@@ -8,10 +9,15 @@ from pathlib import Path
 
 import pytest
 
+from unibrivl.ingest.patience import Gate, PatienceConfig
+from unibrivl.ingest.plan import read_plan
 from unibrivl.ingest.repair import RepairConfig, RepairResult, repair
+from unibrivl.ingest.repair import _tasks as repair_tasks
 from unibrivl.ingest.retry import RetryConfig, retry
-from unibrivl.ingest.run import IngestConfig, ingest, read_and_plan
-from unibrivl.shards import open_catalog
+from unibrivl.ingest.run import PLAN_FILE, IngestConfig, ingest, read_and_plan
+from unibrivl.ingest.sources import FolderConfig, make_source
+from unibrivl.ingest.worker import ShardMaker, WorkerConfig
+from unibrivl.shards import all_rows, open_catalog
 from unibrivl.shards.verify import verify
 
 STEMS = ["a", "b", "c", "gone", "d", "e"]
@@ -109,3 +115,37 @@ def test_a_damaged_patch_shard_is_repaired_too(whole: IngestConfig, corpus: Path
     path.write_bytes(path.read_bytes()[:2000])
     assert mend(whole) == RepairResult(damaged=1, identical=1, lost={})
     assert files(whole.out) == before
+
+
+def test_a_killed_repair_goes_on_with_what_it_had_saved(whole: IngestConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The old commit must not stand beside the new tar: the next run would believe neither."""
+    from unibrivl.shards import writer
+
+    victim = open_catalog(whole.out).table.to_pylist()[0]
+    path = shard_file(whole, ".tar")
+    data = bytearray(path.read_bytes())
+    data[victim["tar_offset"] + 700] ^= 1
+    path.write_bytes(data)
+    folder = whole.list_path.parent / "media"
+    shutil.move(folder, folder.with_name("elsewhere"))
+    plan = read_plan(whole.out / PLAN_FILE)
+    task = next(t for t in repair_tasks(whole.out) if t.name == "gen-train-000000")
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    gate = Gate(PatienceConfig(), multiprocessing.get_context("spawn"))
+    config = WorkerConfig(
+        out=whole.out, source=None, recipe=whole.recipe, plan_sha256=plan.sha256, memory_bytes=4 << 30,
+        clip_timeout_s=60.0, fetch_timeout_s=60.0, run="r",
+    )  # fmt: skip
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(writer, "write_index", stop)
+        ShardMaker(config, make_source(FolderConfig(root=folder.parent)), gate, lambda *_: None).make(task)
+    assert not shard_file(whole, ".commit.json").exists()
+    shutil.move(folder.with_name("elsewhere"), folder)
+    result = ingest(whole, read_and_plan(whole)[1])
+    assert result.made == 1
+    lost = {row["error_code"] for row in all_rows(whole.out).to_pylist() if row["key"] == victim["key"]}
+    assert result.ok == 4 + (lost == {None})
+    assert verify(whole.out, level="deep").is_whole

@@ -327,6 +327,23 @@ def test_progress_counts_every_clip_once(
         assert counts == {"": 1, "local.missing_file": 1, "system.worker_killed": 1}
 
 
+def test_a_fault_that_is_not_the_clips_stops_the_run_and_does_not_stop_the_next(
+    media: Media, write_list: WriteList, config_for: Configure, hostile: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the first run met must not count against the second, which finds it in the journal of its shard."""
+    from unibrivl.ingest import engine
+
+    monkeypatch.setattr(engine, "MAX_FAULTS_IN_A_ROW", 2)
+    stems = ["hangs-a", "hangs-b", "hangs-c"]
+    options = {"max_failed": 1, "shard_clips": 3, "engine": {"clip_timeout_s": 0.4}}
+    config = config_for(write_list(*stems), media(*stems), **options)
+    with pytest.raises(IngestError, match=r"2 clips in a row failed in passing, the last: .*it goes on where it was"):
+        run(config)
+    assert committed_shards(config.out) == []
+    assert run(config).errors == {"system.timeout": 3}
+    assert hostile.read_text().split().count("hangs-a.mp4") == 1
+
+
 FULL_DISK = """
 mount -t tmpfs -o size=150k tmpfs "$1" || exit 77
 shift
