@@ -115,7 +115,8 @@ def speed_reader(
     from .speed_reader import COLUMNS, ReaderSpeedConfig, measure_reader, rows
 
     with usage():
-        config = ReaderSpeedConfig(quick=quick, peers_python=peers_python, seed=seed, work=work)
+        python = peers_python and peers_python.absolute()  # not resolved: an environment is known by its link
+        config = ReaderSpeedConfig(quick=quick, peers_python=python, seed=seed, work=work)
     with bar("reader") as step:
         result = measure_reader(config, step)
     names = ("ratio_vs_webdataset_raw", "ratio_vs_best_peer_raw", "ratio_vs_webdataset_decoded")

@@ -177,6 +177,7 @@ def shards_repair(
     youtube: YouTube = False,
     cookies: Cookies = None,
     ffmpeg: Ffmpeg = None,
+    accept_loss: Annotated[bool, typer.Option("--accept-loss", help="Go on without clips that can't be had.")] = False,
     workers: Workers = None,
     clip_timeout: ClipTimeout = 60.0,
     fetch_timeout: FetchTimeout = 600.0,
@@ -195,11 +196,18 @@ def shards_repair(
             media_dir, media_holds, media_url, youtube, cookies, workers, clip_timeout, fetch_timeout, max_wait
         )
     with bar("repair", unit="clips") as step:
-        result = run(RepairConfig(root=root, engine=engine, ffmpeg=ffmpeg), count_clips(step, 0))
+        result = run(
+            RepairConfig(root=root, engine=engine, ffmpeg=ffmpeg, accept_loss=accept_loss), count_clips(step, 0)
+        )
     if as_json:
         print_json(asdict(result))
     else:
         typer.echo(f"{result.damaged} shards were damaged; {result.identical} are again as committed, bit for bit")
+    if result.left:
+        raise UnibrivlError(
+            f"{len(result.left)} shards are left as they are ({result.left[0]} the first): some of their clips must be "
+            "made again and could not; name their media, as in --media-dir, or go on without them with --accept-loss"
+        )
     if result.lost:
         reasons = ", ".join(f"{count} {code}" for code, count in result.lost.items())
         raise UnibrivlError(

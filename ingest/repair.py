@@ -26,6 +26,8 @@ class RepairConfig:
     root: Path
     """Folder of the shard set."""
     engine: EngineConfig
+    accept_loss: bool = False
+    """Commit a shard again although clips of it could not be made again."""
     ffmpeg: Path | None = None
 
 
@@ -37,12 +39,14 @@ class RepairResult:
     """Shards that were damaged."""
     identical: int
     """Shards that are again what was committed, bit for bit; one whose commit file was damaged cannot be compared."""
+    left: tuple[str, ...]
+    """Shards left as they are, since some of their clips could not be made again."""
     lost: dict[str, int]
-    """Clips that had come and could not be made again, by reason."""
+    """With `accept_loss`: clips that had come and are gone, by the reason why they could not be made again."""
 
 
 def repair(config: RepairConfig, progress: Progress = lambda code, count: None) -> RepairResult:
-    """Make every damaged shard again.
+    """Make damaged shards again; one that would lose clips is left as it is unless `accept_loss`.
 
     Raises:
         ShardError: `dataset.json` is damaged.
@@ -54,15 +58,19 @@ def repair(config: RepairConfig, progress: Progress = lambda code, count: None) 
     with writing(root):
         tasks = _tasks(root)
         before = {task.name: _old(root, task) for task in tasks}
+        for task in tasks:
+            task.failed_before = None if config.accept_loss else before[task.name][1]
         plan_sha256 = read_plan(root / PLAN_FILE).sha256
         make_shards(root, recipe, plan_sha256, tasks, config.engine, progress)
+    still = set(verify(root, level="hash").damaged_shards) if tasks else set()
+    left = tuple(task.name for task in tasks if task.name in still)
     identical, lost = 0, Counter[str]()
-    for task in tasks:
+    for task in (task for task in tasks if task.name not in still):
         files, failed = before[task.name]
         new = read_commit(_commit_path(root, task))
         identical += files == new.files
         lost += Counter(new.errors) - failed
-    return RepairResult(damaged=len(tasks), identical=identical, lost=dict(sorted(lost.items())))
+    return RepairResult(damaged=len(tasks), identical=identical, left=left, lost=dict(sorted(lost.items())))
 
 
 def _tasks(root: Path) -> list[ShardTask]:

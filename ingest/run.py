@@ -23,7 +23,7 @@ from .engine import EngineConfig, Progress, make_shards, writing
 from .errors import ClipError, IngestError, PlanError
 from .ffmpeg import find_ffmpeg
 from .lists import ClipList, read_list
-from .plan import Plan, make_plan, write_plan
+from .plan import Plan, make_plan, read_plan, write_plan
 from .recipe import Recipe
 from .select import SelectConfig, select
 from .sources import FolderConfig, MediaFolder
@@ -170,6 +170,7 @@ def _adopt(config: IngestConfig, plan: Plan) -> None:
                     f"{out} holds shards of another {what}; ingest with the same list and options, "
                     "or into another folder"
                 )
+        _restore_plan(plan, out / PLAN_FILE)
     else:
         (out / "plan").mkdir(exist_ok=True)
         write_plan(plan, out / PLAN_FILE)
@@ -179,6 +180,17 @@ def _adopt(config: IngestConfig, plan: Plan) -> None:
         write_dataset(out, value)
     for split in plan.splits():
         (out / "shards" / split).mkdir(parents=True, exist_ok=True)
+
+
+def _restore_plan(plan: Plan, path: Path) -> None:
+    """Write the plan again where it is lost or damaged; the commits say which one it was."""
+    try:
+        is_whole = read_plan(path).sha256 == plan.sha256
+    except PlanError:
+        is_whole = False
+    if not is_whole:
+        path.parent.mkdir(exist_ok=True)
+        write_plan(plan, path)
 
 
 def _present(out: Path, plan: Plan) -> dict[str, Commit]:
@@ -196,5 +208,6 @@ def _failure(out: Path, result: IngestResult) -> str:
     first = next(text for text in rows["error_detail"].to_pylist() if text)
     return (
         f"{failed} of {result.planned} clips failed ({reasons}): {first}; the {result.ok} others are in {out}; "
-        f"to try the failed ones again, `unibrivl shards retry {out}`; to accept this, pass --max-failed {share:g}"
+        f"to try the failed ones again, `unibrivl shards retry {out}` with the same source; "
+        f"to accept this, pass --max-failed {share:g}"
     )

@@ -9,6 +9,7 @@ import io
 import json
 import time
 import traceback
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -62,6 +63,8 @@ class ShardTask:
     """The shard is there but damaged: what is whole in it is kept."""
     poison: dict[str, ClipError] = field(default_factory=dict)
     """Clip key to the error that stands for it instead of another try."""
+    failed_before: Counter[str] | None = None
+    """Of a repair: the failures that the shard had, by reason; with any more it is left as it is. None: no limit."""
     told: int = 0
     """Clips that the pool has heard of."""
 
@@ -97,7 +100,10 @@ class ShardMaker:
                     row = self._try_clip(writer, clip, task.poison.get(clip.key))
                 writer.note(row)
                 self.tell("done", clip.key, row.get("error_code") or "", row.get("error_detail") or "")
-            writer.commit(split=task.split, plan_sha256=self.config.plan_sha256)
+            if _loses_clips(task, writer.rows):
+                writer.abandon()
+            else:
+                writer.commit(split=task.split, plan_sha256=self.config.plan_sha256)
 
     def _try_clip(self, writer: ShardWriter, clip: Clip, poison: ClipError | None) -> dict[str, Any]:
         """Return the clip's sidecar row, whatever came of it."""
@@ -158,6 +164,12 @@ def _keep(writer: ShardWriter, kept: Salvage, key: str) -> dict[str, Any] | None
         except ShardError:  # it has got worse since it was looked at
             return None
     return kept.failed.get(key)
+
+
+def _loses_clips(task: ShardTask, rows: list[dict[str, Any]]) -> bool:
+    """Tell whether a repair would commit fewer clips than had come: damaged bytes are better than none."""
+    failed = Counter(row["error_code"] for row in rows if row["status"] != "ok")
+    return task.failed_before is not None and bool(failed - task.failed_before)
 
 
 class _Nowhere:

@@ -216,7 +216,7 @@ def _find_tars(tars: Path | Sequence[Path], into: Path | None) -> tuple[list[Pat
     if isinstance(tars, Path):
         if not tars.is_dir():
             raise ShardError(f"{tars}: want a folder of tars")
-        paths, root = sorted(tars.rglob("*.tar")), into or tars
+        paths, root = sorted(path for path in tars.rglob("*.tar") if path.is_file()), into or tars
     else:
         paths = sorted(tars)
         root = into or Path(os.path.commonpath([path.parent for path in paths]) if paths else ".")

@@ -126,6 +126,12 @@ class ShardWriter:
         _remove_part(self.directory, self.name)
         return commit
 
+    def abandon(self) -> None:
+        """Give the shard up: leave nothing to go on from, and whatever stood there before as it is."""
+        self._keep = False
+        if self._journal is not None:
+            _part(self.directory, self.name)[1].unlink(missing_ok=True)
+
     def _finish_tar(self) -> None:
         self._file.write(END_OF_TAR)
         self._size += len(END_OF_TAR)

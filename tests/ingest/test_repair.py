@@ -34,9 +34,9 @@ def whole(
     return config
 
 
-def mend(config: IngestConfig, *, source: bool = True) -> RepairResult:
+def mend(config: IngestConfig, *, source: bool = True, accept_loss: bool = False) -> RepairResult:
     engine = config.engine if source else replace(config.engine, source=None)
-    return repair(RepairConfig(root=config.out, engine=engine))
+    return repair(RepairConfig(root=config.out, engine=engine, accept_loss=accept_loss))
 
 
 def files(out: Path) -> dict[str, bytes]:
@@ -49,7 +49,7 @@ def shard_file(config: IngestConfig, suffix: str, number: int = 0) -> Path:
 
 def test_a_whole_set_is_left_alone(whole: IngestConfig) -> None:
     before = files(whole.out)
-    assert mend(whole) == RepairResult(damaged=0, identical=0, lost={})
+    assert mend(whole) == RepairResult(damaged=0, identical=0, left=(), lost={})
     assert files(whole.out) == before
 
 
@@ -89,7 +89,10 @@ def test_whole_samples_are_kept_where_their_media_are_gone(whole: IngestConfig) 
     path.write_bytes(data)
     folder = whole.list_path.parent / "media"
     shutil.move(folder, folder.with_name("elsewhere"))
-    result = mend(whole, source=False)
+    damaged = files(whole.out)
+    assert mend(whole, source=False) == RepairResult(damaged=1, identical=0, left=("gen-train-000000",), lost={})
+    assert files(whole.out) == damaged, "nothing is given up unless asked"
+    result = mend(whole, source=False, accept_loss=True)
     assert (result.damaged, result.identical, result.lost) == (1, 0, {"local.missing_file": 1})
     left = open_catalog(whole.out)
     assert sorted(left.column("key")) == sorted(row["key"] for row in rows[1:])
@@ -103,7 +106,7 @@ def test_a_shard_with_only_its_index_damaged_needs_no_media(whole: IngestConfig)
     shard_file(whole, ".tar.idx").write_bytes(b"12345678")
     tar = shard_file(whole, ".tar", 1)
     tar.write_bytes(tar.read_bytes()[:-700])
-    assert mend(whole, source=False) == RepairResult(damaged=2, identical=2, lost={})
+    assert mend(whole, source=False) == RepairResult(damaged=2, identical=2, left=(), lost={})
     assert files(whole.out) == before
 
 
@@ -113,7 +116,7 @@ def test_a_damaged_patch_shard_is_repaired_too(whole: IngestConfig, corpus: Path
     before = files(whole.out)
     path = whole.out / "shards" / "train" / "gen-train-r01-000000.tar"
     path.write_bytes(path.read_bytes()[:2000])
-    assert mend(whole) == RepairResult(damaged=1, identical=1, lost={})
+    assert mend(whole) == RepairResult(damaged=1, identical=1, left=(), lost={})
     assert files(whole.out) == before
 
 
@@ -149,3 +152,13 @@ def test_a_killed_repair_goes_on_with_what_it_had_saved(whole: IngestConfig, mon
     lost = {row["error_code"] for row in all_rows(whole.out).to_pylist() if row["key"] == victim["key"]}
     assert result.ok == 4 + (lost == {None})
     assert verify(whole.out, level="deep").is_whole
+
+
+def test_a_whole_tar_is_not_given_up_for_a_damaged_sidecar(whole: IngestConfig) -> None:
+    path = shard_file(whole, ".parquet")
+    before = files(whole.out)
+    path.write_bytes(path.read_bytes() + b"x")
+    assert mend(whole, source=False).left == ("gen-train-000000",)
+    assert shard_file(whole, ".tar").read_bytes() == before["shards/train/gen-train-000000.tar"]
+    assert mend(whole) == RepairResult(damaged=1, identical=1, left=(), lost={})
+    assert files(whole.out) == before

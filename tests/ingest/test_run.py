@@ -344,6 +344,17 @@ def test_a_fault_that_is_not_the_clips_stops_the_run_and_does_not_stop_the_next(
     assert hostile.read_text().split().count("hangs-a.mp4") == 1
 
 
+@pytest.mark.parametrize("harm", ["gone", "damaged"])
+def test_a_lost_plan_is_written_again(media: Media, write_list: WriteList, config_for: Configure, harm: str) -> None:
+    config = config_for(write_list("a"), media("a"))
+    run(config)
+    before = contents(config.out)
+    path = config.out / "plan" / "plan-00000.parquet"
+    path.unlink() if harm == "gone" else path.write_bytes(path.read_bytes()[:-9] + bytes(9))
+    run(config)
+    assert contents(config.out) == before
+
+
 FULL_DISK = """
 mount -t tmpfs -o size=150k tmpfs "$1" || exit 77
 shift
