@@ -20,6 +20,7 @@ import sys
 import tarfile
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -227,7 +228,8 @@ def timed(batches: Iterable[Any], use: Callable[[Any], tuple[int, int, int]]) ->
 def pin(core: int) -> None:
     """Keep every thread of this process on one core."""
     for task in Path("/proc/self/task").iterdir():
-        os.sched_setaffinity(int(task.name), {core})
+        with suppress(ProcessLookupError):  # it ended meanwhile
+            os.sched_setaffinity(int(task.name), {core})
 
 
 class Contender:

@@ -142,7 +142,7 @@ def test_a_missing_peer_is_named_with_what_to_do(tmp_path: Path) -> None:
     result = measure_reader(ReaderSpeedConfig(**TINY | {"samples": 4, "raw_epochs": 1}, work=tmp_path))
     for name, package in (("litdata", "litdata"), ("mosaicml_streaming", "mosaicml-streaming")):
         assert result["samples_per_s"][name] is None
-        assert result["errors"][name].startswith(f"{package} is not installed in ")
+        assert result["errors"][name].startswith(f"{package} is not installed; ")
         assert "make peers" in result["errors"][name]
         assert result["versions"]["peers"][name] is None
     assert result["samples_per_s"]["webdataset"]["raw"] > 0
