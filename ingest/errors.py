@@ -23,7 +23,7 @@ class ClipError(UnibrivlError):
     """One clip that cannot be turned into sound and picture, for now or for good.
 
     Attributes:
-        code: the reason as `class.reason` (docs/ingest.md lists them), the unit in which failures are counted. The
+        code: the reason as `class.reason` (`reasons.py` lists them), the unit in which failures are counted. The
             class says what to do: those of `WAITS` and `AGAIN` are tried again at once.
     """
 

@@ -2,7 +2,7 @@
 
 A sample is one clip: `{key}.flac` (or `.wav`), `{key}.jpg`, `{key}.json`, in that order. A shard is a tar of
 samples, its byte index, a Parquet sidecar with one row for every planned clip, and a commit file
-(docs/formats.md has a real example of each).
+(docs/shards.md has a real example of each).
 """
 
 import re
