@@ -103,9 +103,14 @@ def squares(
 
 
 def shrunk_size(width: int, height: int, size: int) -> tuple[int, int]:
-    """Return the width and height to which the decoder's scaler brings a picture for a square of side `size`."""
-    factor = min(1.0, OVERSAMPLING * size / min(width, height))
-    return max(1, round(width * factor)), max(1, round(height * factor))
+    """Return the width and height to which the decoder's scaler brings a picture for a square of side `size`.
+
+    Both are even where it shrinks: the scaler's fast code needs that (measured at 720p: 0.65 ms instead of 1.0).
+    """
+    factor = OVERSAMPLING * size / min(width, height)
+    if factor >= 1:
+        return width, height
+    return max(2, 2 * round(width * factor / 2)), max(2, 2 * round(height * factor / 2))
 
 
 def _square(frame: VideoFrame, size: int, pixel_aspect: float) -> np.ndarray:

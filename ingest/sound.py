@@ -30,8 +30,8 @@ LOOKAHEAD_S = 10
 """Sound from whose time stamps a run's start is told."""
 TO_MONO = {"ochl": "mono", "osf": "fltp", "rematrix_maxval": "1"}
 """Full scale stays full scale whatever the number of channels, as when mixing whole numbers."""
-BLOCK_SAMPLES = 8192
-PULL_EVERY = 16
+BLOCK_SAMPLES = 32768
+PULL_EVERY = 32
 """Frames pushed into the graph for one look at what has come out of it."""
 
 

@@ -24,7 +24,7 @@ from PIL import Image
 from .. import UnibrivlError
 from ..shards import SAMPLE_RATE, ShardError, ShardWriter
 from ..shards.salvage import Salvage, salvage
-from .children import follow_parent, limit_memory
+from .children import follow_parent, keep_memory, limit_memory
 from .clips import Clip
 from .decode import decode_clip
 from .decoded import DecodedClip
@@ -228,6 +228,7 @@ def serve(config: WorkerConfig, number: int, gate: Gate, connection: Connection)
     """Make the shards that come over `connection` until None comes or the parent is gone."""
     follow_parent()
     limit_memory(config.memory_bytes)
+    keep_memory()
     try:
         connection.send(("ready", ""))
         source = make_source(config.source) if config.source else _Nowhere()
