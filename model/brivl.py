@@ -35,6 +35,8 @@ class BrivlConfig:
     num_classes: int = 1000
     """Of the backbone's classifier, which is stored in released weights and not used."""
     image_px: int = 380
+    antialias: bool = True
+    """Of the resizing before the encoder; False: as the torchvision of BriVL's time resized tensors."""
     dim: int = 2048
     """Channels of the backbone's map, and width of everything behind it."""
     grid: int = 6
@@ -59,6 +61,9 @@ class BrivlConfig:
                 raise ValueError(f"{name} is {value!r}, want a whole number from {least} to {most}")
         if self.whole not in ("first", "last"):
             raise ValueError(f"whole is {self.whole!r}, want 'first' or 'last'")
+        for name in ("antialias", "conv"):
+            if not isinstance(getattr(self, name), bool):
+                raise ValueError(f"{name} is {getattr(self, name)!r}, want true or false")
         if self.dim % self.heads:
             raise ValueError(f"dim is {self.dim}, want a multiple of {self.heads} heads")
         if (self.channel_multiplier is None) != (self.depth_multiplier is None):
@@ -77,9 +82,7 @@ class BrivlConfig:
 
 B5 = BrivlConfig()
 """BriVL 1 (BriVL-NMI and BriVL-Generation feed 456 pixels)."""
-B7 = BrivlConfig(
-    backbone="tf_efficientnet_b7.ns_jft_in1k", image_px=384, dim=2560, grid=5, whole="first", conv=False
-)  # fmt: skip
+B7 = BrivlConfig(backbone="tf_efficientnet_b7.ns_jft_in1k", image_px=384, dim=2560, grid=5, whole="first", conv=False)
 """WenLan-Video's form of WenLan 2; the UniBriVL paper feeds 360 pixels."""
 
 

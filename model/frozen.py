@@ -15,14 +15,14 @@ import numpy as np
 
 from ..shards import ClipShards
 from ..shards.atomic import write_file
-from .library import TimmTower
+from .images import ImageTower
 
 BATCH = 32
 log = logging.getLogger(__name__)
 
 
 def image_embeddings(
-    clips: ClipShards, tower: TimmTower, progress: Callable[[int], None] = lambda count: None
+    clips: ClipShards, tower: ImageTower, progress: Callable[[int], None] = lambda count: None
 ) -> np.ndarray:
     """Return float32 (clips, V), unit norm, in catalog order; computes only what no earlier run has kept."""
     shard_of_clip = clips.catalog.table["shard"].to_numpy()
@@ -49,7 +49,7 @@ def _content_hash(clips: ClipShards, positions: np.ndarray) -> str:
     return hashlib.sha256("".join(frames).encode()).hexdigest()[:12]
 
 
-def _embed(clips: ClipShards, positions: np.ndarray, tower: TimmTower) -> np.ndarray:
+def _embed(clips: ClipShards, positions: np.ndarray, tower: ImageTower) -> np.ndarray:
     """Embed the clips' pictures, equal ones once."""
     hashes = clips.catalog.table["frame_sha256"]
     _, first, inverse = np.unique([hashes[int(p)].as_py() for p in positions], return_index=True, return_inverse=True)
