@@ -30,6 +30,8 @@ class Wav2clipConfig:
     """Samples between spectrogram columns."""
     num_mels: int = 0
     """Mel bands; 0: the linear spectrogram."""
+    standardize: bool = False
+    """Brings each clip's log spectrogram to mean 0 and deviation 1, as Wav2CLIP's released weights want it."""
 
     def __post_init__(self) -> None:
         """Refuse values that make no spectrogram."""
@@ -51,6 +53,7 @@ class Wav2clipTower(nn.Module):
         """Build the tower with random weights."""
         super().__init__()
         self.num_samples = round(config.clip_s * SAMPLE_RATE)
+        self.standardize = config.standardize
         if config.num_mels:
             self.spectrogram = torchaudio.transforms.MelSpectrogram(
                 SAMPLE_RATE, n_fft=N_FFT, hop_length=config.hop, n_mels=config.num_mels
@@ -63,7 +66,12 @@ class Wav2clipTower(nn.Module):
 
     def features(self, audio_BT: Tensor) -> Tensor:
         """Return the log spectrogram (B, 1, F, N) of sound in -1 to 1."""
-        return torch.log(self.spectrogram(audio_BT) + 1e-7)[:, None]
+        x_B1FN = torch.log(self.spectrogram(audio_BT) + 1e-7)[:, None]
+        if not self.standardize:
+            return x_B1FN
+        # the original takes mean and deviation over the whole batch: the same for the one clip that it embeds at a time
+        mean, std = x_B1FN.mean(dim=(1, 2, 3), keepdim=True), x_B1FN.std(dim=(1, 2, 3), keepdim=True)
+        return (x_B1FN - mean) / (std + 1e-9)
 
     def encode(self, features_B1FN: Tensor) -> Tensor:
         """Return embeddings (B, D) of log spectrograms."""
