@@ -15,6 +15,7 @@ from torch.nn.functional import normalize
 from unibrivl.model import towers
 from unibrivl.model.checkpoint import CHECKPOINT_FILE, load_model
 from unibrivl.model.errors import CheckpointError
+from unibrivl.model.library import fingerprint
 from unibrivl.model.speechlm import SPEECHLM_BASE, SPEECHLM_LARGE, SpeechLM, SpeechLMConfig
 from unibrivl.model.speechlm_folder import load_speechlm, read_speechlm_config
 from unibrivl.model.speechlm_tower import SpeechlmTower, SpeechlmTowerConfig
@@ -50,9 +51,11 @@ def imported(tmp_path: Path) -> Path:
     config = SpeechLMConfig(**LARGE)
     folder = tmp_path / "imported"
     folder.mkdir()
-    value = {"format": 1, "kind": "speechlm", "config": config.as_dict(), "fingerprint": "f" * 64, "source": {}}
+    state = SpeechLM(config).state_dict()
+    mark = fingerprint({"network": "speechlm", "config": config.as_dict()}, state)
+    value = {"format": 1, "kind": "speechlm", "config": config.as_dict(), "fingerprint": mark, "source": {}}
     (folder / "config.json").write_text(json.dumps(value), encoding="utf-8")
-    save_file(SpeechLM(config).state_dict(), folder / "weights.safetensors")
+    save_file(state, folder / "weights.safetensors")
     return folder
 
 
@@ -212,6 +215,9 @@ def spoil(folder: Path, change: dict[str, Any]) -> None:
         ({"config": {"width": 1}}, "describes no SpeechLM .*width"),
         ({"config": LARGE | {"heads": 5}}, "describes no SpeechLM .*heads is 5"),
         ({"config": None}, "describes no SpeechLM"),
+        ({"config": LARGE | {"heads": 4}}, "norm_k.* has the shape"),
+        ({"config": LARGE | {"mask_length": 7}}, r"not the weights that config\.json was written for; import"),
+        ({"fingerprint": "f" * 64}, r"not the weights that config\.json was written for"),
         ({"config": LARGE | {"ffn_dim": 25}}, r"encoder\.layers\.0\.fc1\.\w+ has the shape \(24"),
         ({"config": LARGE | {"vocabulary": 0}}, r"has too much: unit_embed_tokens\.weight \(tensors so: 1\)"),
         ({"config": LARGE | {"shared_layers": 3}}, r"lacks unit_encoder\.layers\.2\.fc1\.bias \(tensors so: 18\)"),
@@ -229,6 +235,9 @@ def test_missing_damaged_and_impossible_weights_are_refused(imported: Path, tmp_
         load_speechlm(tmp_path)
     path = imported / "weights.safetensors"
     tensors = load_file(path)
+    save_file(tensors | {"mask_emb": tensors["mask_emb"] + 1}, path)
+    with pytest.raises(CheckpointError, match=r"not the weights that config\.json was written for"):
+        load_speechlm(imported)
     save_file(tensors | {"mask_emb": torch.full_like(tensors["mask_emb"], float("nan"))}, path)
     with pytest.raises(CheckpointError, match="mask_emb holds values that are no numbers"):
         load_speechlm(imported)
