@@ -42,7 +42,12 @@ def _window(audio_T: np.ndarray, start: int, num_samples: int) -> np.ndarray:
 
 
 def mask(features_B1FN: Tensor, rngs: list[np.random.Generator]) -> Tensor:
-    """Set one random band and one random stretch of each log spectrogram to its mean (SpecAugment)."""
+    """Set one random band and one random stretch of each log spectrogram to its mean (SpecAugment).
+
+    Waveforms (B, T) stay as they are: a tower that takes them masks what it makes of them.
+    """
+    if features_B1FN.ndim == 2:
+        return features_B1FN
     masked = features_B1FN.clone()
     _, _, bands, columns = masked.shape
     for item, rng in zip(masked, rngs, strict=True):

@@ -113,6 +113,8 @@ def _restore_optimizer(
     for index, (name, parameter) in enumerate(model.named_parameters()):
         values = {what: tensors.get(f"optimizer.{name}.{what}") for what in ("step", "exp_avg", "exp_avg_sq")}
         present = {what: tensor for what, tensor in values.items() if tensor is not None}
+        if not present and not parameter.requires_grad:
+            continue
         if len(present) != len(values):
             raise CheckpointError(f"{run / CHECKPOINT_FILE}: the optimiser's state of {name} is missing")
         if not present["exp_avg"].shape == present["exp_avg_sq"].shape == parameter.shape:

@@ -226,7 +226,8 @@ def _conv_layers(shapes: Shapes, text: str) -> list[tuple[int, int, int]]:
             raise ValueError(f"conv_feature_layers is {text!r}, want [(channels,kernel,stride)] * n + ...")
         triples = [tuple(map(int, triple)) for triple in re.findall(r"\((\d+),(\d+),(\d+)\)", match[1])]
         layers += triples * int(match[2] or 1)  # type: ignore[operator]
-    found = [shapes[f"feature_extractor.conv_layers.{i}.0.weight"] for i in range(len(layers))]
+    numbers = range(_count(shapes, "feature_extractor.conv_layers"))
+    found = [shapes[f"feature_extractor.conv_layers.{i}.0.weight"] for i in numbers]
     if [(shape[0], shape[2]) for shape in found] != [layer[:2] for layer in layers]:
         raise ValueError(f"conv_feature_layers is {text!r}, but the tensors have the shapes {found}")
     return layers

@@ -30,7 +30,7 @@ from .library import LITE0
 from .plot import write_plot
 from .relation import MIN_OVERLAP, Spans, related
 from .retrieval import RetrievalScores, score
-from .towers import image_tower, language_options
+from .towers import image_tower, language_options, load_pretrained
 from .unibrivl import UniBriVL
 
 METRICS_FILE = "metrics.jsonl"
@@ -218,6 +218,8 @@ class _Trainer:
         if resumed:
             restore(config.out, self.model, self.optimizer)
             self.step = resumed.step
+        else:
+            load_pretrained(self.model.language)
         self._trim_metrics()
 
     def run(self, progress: Progress) -> dict[str, RetrievalScores] | None:

@@ -22,7 +22,7 @@ NOISE, NOISE_LENGTH = "SPN", 32
 UNKNOWN_WORD = "<UNK>"
 MAX_UNITS = 4375
 """A sequence stays below this; phones of a longer one are shortened, one unit each at a time, down to one."""
-SPECIAL_SYMBOLS = ("<s>", "<pad>", "</s>", "<unk>")
+SPECIAL_SYMBOLS: tuple[str, ...] = ("<s>", "<pad>", "</s>", "<unk>")
 MASK_SYMBOL = "<mask>"
 
 _WORD = re.compile(r"['\u2019]?[^\W_]+(?:['\u2019][^\W_]+)*['\u2019]?")
