@@ -243,6 +243,8 @@ def test_full_size_has_the_published_parameters(
         ({"whole": "middle"}, "whole is 'middle', want 'first' or 'last'"),
         ({"conv": 1}, "conv is 1, want true or false"),
         ({"depth_multiplier": 0.1}, "both, or neither"),
+        ({"depth_multiplier": "0.1"}, "depth_multiplier is '0.1', want a number"),
+        ({"backbone": None}, "backbone is None, want a name in timm"),
     ],
 )
 def test_values_that_make_no_encoder_are_refused(change: dict[str, Any], message: str) -> None:
