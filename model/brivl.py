@@ -66,6 +66,12 @@ class BrivlConfig:
                 raise ValueError(f"{name} is {getattr(self, name)!r}, want true or false")
         if self.dim % self.heads:
             raise ValueError(f"dim is {self.dim}, want a multiple of {self.heads} heads")
+        if not isinstance(self.backbone, str):
+            raise ValueError(f"backbone is {self.backbone!r}, want a name in timm")
+        for name in ("channel_multiplier", "depth_multiplier"):
+            value = getattr(self, name)
+            if value is not None and not (isinstance(value, int | float) and 0 < value <= 10):
+                raise ValueError(f"{name} is {value!r}, want a number above 0 to 10, or none")
         if (self.channel_multiplier is None) != (self.depth_multiplier is None):
             raise ValueError("give channel_multiplier and depth_multiplier both, or neither")
 

@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 TEXT_BATCH = 64
 RESIZES: dict[int, Literal["bilinear", "bicubic"]] = {2: "bilinear", 3: "bicubic"}
 """Pillow's numbers."""
-FILES = (
-    "config.json", "tokenizer.json", "tokenizer_config.json", "vocab.json", "vocab.txt", "merges.txt", "spiece.model",
-)  # fmt: skip
+VOCABULARIES = ("tokenizer.json", "vocab.json", "vocab.txt", "spiece.model", "sentencepiece.bpe.model")
+"""One of these makes a tokenizer; without any, transformers would make one that knows no word."""
+FILES = ("config.json", "tokenizer_config.json", "merges.txt", *VOCABULARIES)
 """What, beside the weights, decides the embeddings of pictures and texts."""
 LOCAL: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
 
@@ -52,7 +52,7 @@ class ClipTower(ImageTower):
         """Return float32 (B, D), not normalised; longer texts than the model takes are cut.
 
         Raises:
-            CheckpointError: the folder holds no tokenizer.
+            CheckpointError: the folder holds no readable tokenizer.
         """
         parts = []
         for start in range(0, len(texts), TEXT_BATCH):
@@ -77,10 +77,12 @@ class ClipTower(ImageTower):
         if self._tokenizer is None:
             from transformers import AutoTokenizer
 
+            if not any((self.folder / name).is_file() for name in VOCABULARIES):
+                raise CheckpointError(f"{self.folder}: has no tokenizer, so texts cannot be embedded")
             try:
                 self._tokenizer = AutoTokenizer.from_pretrained(self.folder, **LOCAL)
-            except Exception as e:  # transformers raises many kinds for a folder that lacks files
-                raise CheckpointError(f"{self.folder}: no readable tokenizer ({_first_line(e)}), so no texts") from e
+            except Exception as e:  # transformers raises many kinds for a faulty folder
+                raise CheckpointError(f"{self.folder}: its tokenizer is not readable ({_first_line(e)})") from e
         return self._tokenizer
 
 
@@ -104,7 +106,7 @@ def clip_tower(place: str) -> ClipTower:
             model, loading = AutoModel.from_pretrained(
                 folder, use_safetensors=True, dtype=torch.float32, output_loading_info=True, **LOCAL
             )
-    except Exception as e:  # transformers raises many kinds for a folder that lacks files
+    except Exception as e:  # transformers raises many kinds for a faulty folder
         raise CheckpointError(f"{folder}: not readable by transformers ({_first_line(e)})") from e
     _check(folder, model, loading)
     return ClipTower(folder, model, _preprocessing(folder, processor))
