@@ -23,6 +23,7 @@ from .errors import CheckpointError
 from .images import fingerprint
 from .speechlm import SpeechLM, SpeechLMConfig
 from .wav2clip import Wav2clipConfig, Wav2clipTower
+from .weights import fit_weights, read_weights
 
 FOLDER_FORMAT = 1
 CONFIG_FILE = "config.json"
@@ -122,6 +123,22 @@ def read_imported(folder: Path) -> Imported:
         raise CheckpointError(f"{folder}: no imported network ({e.strerror}: {CONFIG_FILE})") from e
     except (KeyError, TypeError, ValueError) as e:
         raise CheckpointError(f"{path}: describes no imported network ({e}); import the checkpoint again") from e
+    return found
+
+
+def load_imported(network: nn.Module, kind: str, folder: Path) -> Imported:
+    """Fill a network with imported weights.
+
+    Raises:
+        CheckpointError: the folder holds none, others, or not what was imported.
+    """
+    found = read_imported(folder)
+    if found.kind != kind:
+        raise CheckpointError(f"{folder}: holds weights of {found.kind}, want those of {kind}")
+    weights = read_weights(folder / WEIGHTS_FILE)
+    if fingerprint_of(kind, NETWORKS[kind][0](**found.config), weights, folder) != found.fingerprint:
+        raise CheckpointError(f"{folder}: not the weights that {CONFIG_FILE} was written for; import them again")
+    fit_weights(network, weights, folder)
     return found
 
 

@@ -1,5 +1,6 @@
 """Towers by name."""
 
+import json
 from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
@@ -10,6 +11,7 @@ from .brivl_tower import brivl_tower
 from .clip import clip_tower
 from .errors import CheckpointError
 from .images import ImageTower
+from .imported import load_imported
 from .library import LITE0, lite0_tower, timm_tower
 from .speechlm_tower import SpeechlmTower, SpeechlmTowerConfig
 from .wav2clip import Wav2clipConfig, Wav2clipTower
@@ -95,3 +97,11 @@ def load_pretrained(tower: LanguageTower) -> None:
     """
     if isinstance(tower, SpeechlmTower):
         tower.load_pretrained()
+    elif isinstance(tower, Wav2clipTower) and tower.config.weights:
+        found = load_imported(tower, "wav2clip", Path(tower.config.weights)).config
+        for name in ("hop", "num_mels", "standardize"):
+            if found[name] != getattr(tower.config, name):
+                raise CheckpointError(
+                    f"{tower.config.weights}: its weights want {name} {found[name]!r}, the tower has "
+                    f"{getattr(tower.config, name)!r}; give it with --set {name}={json.dumps(found[name])}"
+                )

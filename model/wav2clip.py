@@ -32,6 +32,8 @@ class Wav2clipConfig:
     """Mel bands; 0: the linear spectrogram."""
     standardize: bool = False
     """Brings each clip's log spectrogram to mean 0 and deviation 1, as Wav2CLIP's released weights want it."""
+    weights: str = ""
+    """Folder of imported weights that training starts from; none: random weights."""
 
     def __post_init__(self) -> None:
         """Refuse values that make no spectrogram."""
@@ -53,7 +55,7 @@ class Wav2clipTower(nn.Module):
         """Build the tower with random weights."""
         super().__init__()
         self.num_samples = round(config.clip_s * SAMPLE_RATE)
-        self.standardize = config.standardize
+        self.config = config
         if config.num_mels:
             self.spectrogram = torchaudio.transforms.MelSpectrogram(
                 SAMPLE_RATE, n_fft=N_FFT, hop_length=config.hop, n_mels=config.num_mels
@@ -67,7 +69,7 @@ class Wav2clipTower(nn.Module):
     def features(self, audio_BT: Tensor) -> Tensor:
         """Return the log spectrogram (B, 1, F, N) of sound in -1 to 1."""
         x_B1FN = torch.log(self.spectrogram(audio_BT) + 1e-7)[:, None]
-        if not self.standardize:
+        if not self.config.standardize:
             return x_B1FN
         # the original takes mean and deviation over the whole batch: the same for the one clip that it embeds at a time
         mean, std = x_B1FN.mean(dim=(1, 2, 3), keepdim=True), x_B1FN.std(dim=(1, 2, 3), keepdim=True)

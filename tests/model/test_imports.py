@@ -26,6 +26,7 @@ from unibrivl.model.imported import CONFIG_FILE, WEIGHTS_FILE, read_imported
 from unibrivl.model.imports import ImportConfig, import_weights
 from unibrivl.model.info import describe_folder
 from unibrivl.model.speechlm_folder import load_speechlm
+from unibrivl.model.towers import language_tower, load_pretrained
 from unibrivl.model.wav2clip import Wav2clipConfig, Wav2clipTower
 
 Shapes = dict[str, tuple[int, ...]]
@@ -381,6 +382,21 @@ def test_wav2clip_computes_what_its_release_does(tmp_path: Path) -> None:
     })  # fmt: skip
     with torch.no_grad():
         assert (tower.eval()(sound) - network.eval()(x)).abs().max() < 1e-4
+
+
+def test_training_can_start_from_imported_wav2clip(tmp_path: Path) -> None:
+    file, out = tmp_path / "Wav2CLIP.pt", tmp_path / "wav2clip"
+    torch.save(wav2clip_state(), file)
+    bring("wav2clip", file, out)
+    tower = language_tower("wav2clip", {"weights": str(out), "standardize": True, "clip_s": 2.0})
+    load_pretrained(tower)
+    state, stored = tower.state_dict(), load_file(out / WEIGHTS_FILE)
+    assert state.keys() == stored.keys() and all(torch.equal(state[name], stored[name]) for name in state)
+    with pytest.raises(CheckpointError, match="give it with --set standardize=true"):
+        load_pretrained(language_tower("wav2clip", {"weights": str(out)}))
+    save_file({name: tensor + 1 for name, tensor in stored.items()}, out / WEIGHTS_FILE)
+    with pytest.raises(CheckpointError, match="not the weights that"):
+        load_pretrained(tower)
 
 
 def changed(weights: dict[str, Tensor], fault: str) -> dict[str, Tensor]:

@@ -59,7 +59,13 @@ def test_values_that_make_no_spectrogram_are_refused(options: dict[str, float]) 
 
 
 def test_defaults_are_those_of_wav2clip() -> None:
-    assert language_options("wav2clip", {}) == {"clip_s": 10.0, "hop": 353, "num_mels": 0, "standardize": False}
+    assert language_options("wav2clip", {}) == {
+        "clip_s": 10.0,
+        "hop": 353,
+        "num_mels": 0,
+        "standardize": False,
+        "weights": "",
+    }
     assert language_options("wav2clip", {"hop": 160})["hop"] == 160
 
 
