@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,9 +18,11 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from unibrivl.model import towers
-from unibrivl.model.checkpoint import CHECKPOINT_FILE, load_model, read_state
+from unibrivl.model.checkpoint import BEST_FILE, CHECKPOINT_FILE, load_model, read_state
 from unibrivl.model.errors import CheckpointError, TrainError
-from unibrivl.model.train import TrainConfig, train
+from unibrivl.model.loss import LossTerms
+from unibrivl.model.train import train
+from unibrivl.model.train_config import TrainConfig
 from unibrivl.shards.atomic import hold_directory
 
 TIMING = ("step_s", "data_wait_s", "clips_per_s")
@@ -156,7 +159,7 @@ def test_a_complete_run_is_left_as_it_is(tiny_config: TrainConfig) -> None:
     assert {path.name: path.read_bytes() for path in tiny_config.out.iterdir()} == before
     assert (tiny_config.out / CHECKPOINT_FILE).stat().st_mtime_ns == written
     assert (second.steps, second.validation) == (first.steps, first.validation)
-    assert set(before) == {CHECKPOINT_FILE, "metrics.jsonl", "plot.png"}
+    assert set(before) == {CHECKPOINT_FILE, BEST_FILE, "metrics.jsonl", "plot.png", "curves.html"}
 
 
 def test_what_a_killed_run_left_half_written_is_cleared(tiny_config: TrainConfig) -> None:
@@ -230,10 +233,10 @@ def test_a_loss_that_is_no_number_stops_the_run(tiny_config: TrainConfig, monkey
 
     calls, real = [], unibrivl.cross_projection_loss
 
-    def broken(*args: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def broken(*args: Any) -> LossTerms:
         calls.append(1)
-        first, second = real(*args)
-        return first, second * (math.nan if len(calls) == 4 else 1)
+        terms = real(*args)
+        return dataclasses.replace(terms, total=terms.total * (math.nan if len(calls) == 4 else 1))
 
     monkeypatch.setattr(unibrivl, "cross_projection_loss", broken)
     with pytest.raises(TrainError, match=r"the loss became nan at step \d+; lower --lr"):
@@ -273,7 +276,7 @@ def test_a_split_or_tower_that_does_not_exist_is_named(tiny_config: TrainConfig)
 
 def test_the_loss_falls_and_pictures_are_found(tiny_config: TrainConfig) -> None:
     config = dataclasses.replace(
-        tiny_config, epochs=40, lr=1e-2, val_share=0, validate_every=40, checkpoint_every=10_000,
+        tiny_config, epochs=60, lr=1e-2, val_share=0, validate_every=60, checkpoint_every=10_000,
         tower_options={"width": 32},
     )  # fmt: skip
     result = train(config)
@@ -291,9 +294,9 @@ def test_held_out_groups_are_never_trained_on(tiny_config: TrainConfig, monkeypa
     seen: set[int] = set()
     real = module.training_audio
 
-    def watch(clips, positions, *args, **options):
+    def watch(sounds, positions, *args, **options):
         seen.update(positions.tolist())
-        return real(clips, positions, *args, **options)
+        return real(sounds, positions, *args, **options)
 
     monkeypatch.setattr(module, "training_audio", watch)
     result = train(dataclasses.replace(tiny_config, epochs=8))
