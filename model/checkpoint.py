@@ -1,7 +1,8 @@
 """One file holds a run's whole state: `checkpoint.safetensors`, replaced whole after every few steps.
 
-Tensors `model.*` are the model; `optimizer.*` what it takes to go on. The metadata holds configuration and step as
-JSON. No pickle is involved, and a reader checks format, configuration and every tensor's shape.
+Tensors `model.*` are the model, with queues and momentum copies where it has them; `optimizer.*` what else it takes to
+go on. The metadata holds configuration and step as JSON. No pickle is involved, and a reader checks format,
+configuration and every tensor's shape.
 """
 
 import json
@@ -16,7 +17,8 @@ from torch import Tensor, nn
 
 from ..shards.atomic import write_bytes
 from .errors import CheckpointError
-from .unibrivl import UniBriVL
+from .loss import LossConfig
+from .unibrivl import IN_BATCH_ONLY, TRAINING_ONLY, UniBriVL
 
 RUN_FORMAT = 1
 CHECKPOINT_FILE = "checkpoint.safetensors"
@@ -76,26 +78,43 @@ def read_state(run: Path) -> RunState:
 
 
 def load_model(run: Path) -> tuple[UniBriVL, RunState]:
-    """Return the trained model, in eval mode.
+    """Return the trained model, in eval mode, without what only training needs (queues, momentum copies).
 
     Raises:
         CheckpointError: as `read_state`, or a tensor is missing, superfluous or of another shape.
     """
     state = read_state(run)
     tower = state.config["language_tower"]
-    model = UniBriVL(tower["name"], tower["options"], state.facts["image_dim"])
+    model = UniBriVL(tower["name"], tower["options"], state.facts["image_dim"], _inference_loss(run, state))
     restore(run, model)
     return model.eval(), state
+
+
+def _inference_loss(run: Path, state: RunState) -> LossConfig:
+    """Return the configuration of f and g; runs of earlier versions have none, and the defaults."""
+    if "loss" not in state.config:
+        return IN_BATCH_ONLY
+    try:
+        return LossConfig(**state.config["loss"]).without_queue()
+    except (TypeError, ValueError) as e:
+        raise CheckpointError(f"{run / CHECKPOINT_FILE}: not a checkpoint of unibrivl (loss: {e}); train again") from e
 
 
 def restore(run: Path, model: nn.Module, optimizer: torch.optim.Optimizer | None = None) -> None:
     """Load the checkpoint's tensors into a model and, if given, its optimiser.
 
+    Without an optimiser, queues and momentum copies of the checkpoint may lack a place in the model.
+
     Raises:
         CheckpointError: a tensor is missing, superfluous or of another shape.
     """
+    unwanted = ()
+    if optimizer is None:
+        parts = {name for name, _ in model.named_children()}
+        unwanted = ("optimizer.", *(f"model.{part}." for part in TRAINING_ONLY if part not in parts))
     with _opened(run) as file:
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (no mapping)
+        names = [name for name in file.keys() if not name.startswith(unwanted)]  # noqa: SIM118  (no mapping)
+        tensors = {name: file.get_tensor(name) for name in names}
     weights = {k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")}
     try:
         model.load_state_dict(weights, strict=True)
@@ -111,6 +130,8 @@ def _restore_optimizer(
 ) -> None:
     state: dict[int, dict[str, Tensor]] = {}
     for index, (name, parameter) in enumerate(model.named_parameters()):
+        if not parameter.requires_grad:
+            continue  # momentum copies, a fixed temperature
         values = {what: tensors.get(f"optimizer.{name}.{what}") for what in ("step", "exp_avg", "exp_avg_sq")}
         present = {what: tensor for what, tensor in values.items() if tensor is not None}
         if len(present) != len(values):

@@ -254,25 +254,32 @@ class _Trainer:
         self.model.train()
         with torch.no_grad():
             features = mask(self.model.language.features(audio), rngs)
-        spans = self.data.spans.take(positions)
-        terms = self.model.loss(features, self.data.images_NV[positions], torch.from_numpy(related(spans, spans)))
-        loss = terms[0] + terms[1]
+        self.model.begin_step()
+        images_BV, ids_B = self.data.images_NV[positions], torch.from_numpy(positions)
+        terms = self.model.loss(features, images_BV, ids_B, self._related)
+        loss = terms.total
         if not math.isfinite(loss.item()):
             raise TrainError(f"the loss became {loss.item()} at step {self.step}; lower --lr and start again")
         self.optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), MAX_GRAD_NORM)
         self.optimizer.step()
+        self.model.end_step()
         self.step += 1
         step_s = time.monotonic() - began
         self._log({
             "step": self.step, "epoch": self.step / self.steps_per_epoch, "loss": loss.item(),
-            "loss_audio_space": terms[0].item(), "loss_image_space": terms[1].item(), "lr": lr,
+            "loss_audio_space": terms.audio_space.item(), "loss_image_space": terms.image_space.item(), "lr": lr,
             "temperature": [1 / s for s in self.model.log_scale.exp().tolist()],
             "step_s": round(step_s, 4), "data_wait_s": round(waited, 4),
             "clips_per_s": round(self.config.batch_size / step_s, 2),
         })  # fmt: skip
         return loss.item()
+
+    def _related(self, first_N: Tensor, second_M: Tensor) -> Tensor:
+        """Return which pairs of clips are related, boolean (N, M)."""
+        first, second = (self.data.spans.take(ids.numpy()) for ids in (first_N, second_M))
+        return torch.from_numpy(related(first, second))
 
     def _lr(self) -> float:
         """Linear warm-up, then a half cosine to zero."""

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from safetensors.torch import load_file
 from unibrivl.model import towers
 from unibrivl.model.checkpoint import CHECKPOINT_FILE, load_model, read_state
 from unibrivl.model.errors import CheckpointError, TrainError
+from unibrivl.model.loss import LossTerms
 from unibrivl.model.train import TrainConfig, train
 from unibrivl.shards.atomic import hold_directory
 
@@ -230,10 +232,10 @@ def test_a_loss_that_is_no_number_stops_the_run(tiny_config: TrainConfig, monkey
 
     calls, real = [], unibrivl.cross_projection_loss
 
-    def broken(*args: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def broken(*args: Any) -> LossTerms:
         calls.append(1)
-        first, second = real(*args)
-        return first, second * (math.nan if len(calls) == 4 else 1)
+        terms = real(*args)
+        return dataclasses.replace(terms, total=terms.total * (math.nan if len(calls) == 4 else 1))
 
     monkeypatch.setattr(unibrivl, "cross_projection_loss", broken)
     with pytest.raises(TrainError, match=r"the loss became nan at step \d+; lower --lr"):
