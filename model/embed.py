@@ -12,8 +12,8 @@ from .batches import fit
 from .checkpoint import RunState, load_model
 from .errors import CheckpointError
 from .frozen import image_embeddings
-from .library import TimmTower
-from .towers import image_tower
+from .images import ImageTower
+from .towers import image_tower, image_tower_kind
 from .unibrivl import UniBriVL
 
 BATCH = 32
@@ -25,7 +25,7 @@ class Encoder:
 
     run: Path
     model: UniBriVL
-    images: TimmTower
+    images: ImageTower
     state: RunState
 
     @property
@@ -43,8 +43,8 @@ class Encoder:
         return self.model.embed_audio(torch.from_numpy(audio_BT)).numpy()
 
     def image(self, frames: list[np.ndarray]) -> np.ndarray:
-        """Return float32 (frames, dim), unit norm, for uint8 (H, W, 3) pictures of one size."""
-        embeddings = self.images.embed(np.stack(frames))
+        """Return float32 (frames, dim), unit norm, for uint8 (H, W, 3) pictures of any sizes."""
+        embeddings = self.images.embed(frames)
         return embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)
 
     def all_audio(self, clips: ClipShards, progress: Callable[[int], None] = lambda count: None) -> np.ndarray:
@@ -72,18 +72,32 @@ class Encoder:
         return {"audio": self.audio([tone])[0], "image": self.image([picture.astype(np.uint8)])[0]}
 
 
-def load_encoder(run: Path) -> Encoder:
+def load_encoder(run: Path, image_tower_name: str | None = None) -> Encoder:
     """Load a trained run with its image tower.
 
+    Args:
+        run: folder of the run.
+        image_tower_name: the tower's name where its weights lie now, if they were moved; by default the run's.
+
     Raises:
-        CheckpointError: the run is missing or damaged, or the image tower is not the one it was trained against.
+        CheckpointError: the run is missing or damaged, or the image tower is missing or not the one it was trained
+            against.
     """
     model, state = load_model(run)
-    images = image_tower(str(state.config.get("image_tower")))
     trained_against = str(state.facts.get("image_fingerprint"))
+    name = image_tower_name or str(state.config.get("image_tower"))
+    placed = name != image_tower_kind(name)
+    try:
+        images = image_tower(name)
+    except CheckpointError as e:
+        if not placed:
+            raise
+        wanted = f"{image_tower_kind(name)} {trained_against[:12]}"
+        raise CheckpointError(f"{e}; if {wanted} of {run} lies elsewhere now, name it with --image-tower") from e
     if images.fingerprint != trained_against:
+        remedy = "name its weights with --image-tower" if placed else "install the package versions of the run"
         raise CheckpointError(
             f"{run} was trained against image tower {trained_against[:12]}, "
-            f"{images.name} is here {images.fingerprint[:12]}; install the package versions of the run"
+            f"{images.name} is here {images.fingerprint[:12]}; {remedy}"
         )
     return Encoder(run, model, images, state)

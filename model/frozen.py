@@ -13,7 +13,6 @@ import logging
 from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -22,13 +21,17 @@ from torch import Tensor
 
 from ..shards import ClipShards
 from ..shards.atomic import write_bytes
+from .image_augment import picture_rng
+from .images import ImageTower
 
 BATCH = 32
 CHECKSUM_BYTES = 8
 log = logging.getLogger(__name__)
 
 
-def image_embeddings(clips: ClipShards, tower: Any, progress: Callable[[int], None] = lambda count: None) -> np.ndarray:
+def image_embeddings(
+    clips: ClipShards, tower: ImageTower, progress: Callable[[int], None] = lambda count: None
+) -> np.ndarray:
     """Return float32 (clips, V), unit norm, in catalog order; computes only what no earlier run has kept."""
     return FrozenImages(clips, tower).read(None, progress)
 
@@ -36,7 +39,7 @@ def image_embeddings(clips: ClipShards, tower: Any, progress: Callable[[int], No
 class FrozenImages:
     """The embeddings of all pictures of a set, and of variants of them in changed colours."""
 
-    def __init__(self, clips: ClipShards, tower: Any, *, seed: int = 0, num_draws: int = 0) -> None:
+    def __init__(self, clips: ClipShards, tower: ImageTower, *, seed: int = 0, num_draws: int = 0) -> None:
         """Prepare to embed.
 
         Args:
@@ -111,12 +114,10 @@ class FrozenImages:
 
     def _run_tower(self, frames: list[np.ndarray], hashes: np.ndarray, draw: int | None) -> np.ndarray:
         if draw is None:
-            return self.tower.embed(np.stack(frames))
-        from .image_augment import picture_rng
-
+            return self.tower.embed(frames)
         # keyed by the picture, so that the same one changes alike in every choice of clips
         rngs = [picture_rng(self.seed, draw, int(name[:10], 16)) for name in hashes]
-        return self.tower.embed(np.stack(frames), rngs=rngs)
+        return self.tower.embed(frames, rngs)
 
 
 def _content_hash(clips: ClipShards, positions: np.ndarray) -> str:

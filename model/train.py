@@ -31,7 +31,7 @@ from .journal import METRICS_FILE, Journal, Validation, event_writer, last_valid
 from .loss import LossTerms
 from .processes import accelerated, shared
 from .schedule import parameter_groups, rate_share
-from .towers import image_tower
+from .towers import image_tower, image_tower_kind
 from .train_config import TrainConfig
 from .train_data import Progress, TrainData, fraction, prepare_data
 from .unibrivl import UniBriVL
@@ -108,13 +108,14 @@ def _writing(out: Path) -> Iterator[None]:
 
 def _facts(config: TrainConfig, accelerator: Accelerator) -> tuple[dict[str, Any], Any]:
     """Return what is stored beside the configuration, and the image tower."""
-    tower = image_tower(config.image_tower)
+    device = accelerator.device.type
+    tower = image_tower(config.image_tower, device=str(accelerator.device), bf16=device != "cpu")
     facts = {
         "image_dim": tower.embed_dim,
         "image_fingerprint": tower.fingerprint,
         "plan_sha256": read_dataset(config.shards)["plan_sha256"],
         "processes": accelerator.num_processes,
-        "made_with": {"unibrivl": __version__, "torch": str(torch.__version__), "device": accelerator.device.type},
+        "made_with": {"unibrivl": __version__, "torch": str(torch.__version__), "device": device},
     }
     return facts, tower
 
@@ -126,6 +127,8 @@ def _resumed(config: TrainConfig, facts: dict[str, Any]) -> RunState | None:
     state = read_state(config.out)
     wanted = config.stored() | {name: facts[name] for name in SAME}
     found = state.config | {name: state.facts.get(name) for name in SAME}
+    for value in (wanted, found):  # weights may move; their fingerprint says whether they are the same
+        value["image_tower"] = image_tower_kind(str(value.get("image_tower")))
     for name in wanted:
         if found.get(name) != wanted[name]:
             raise TrainError(

@@ -9,7 +9,7 @@ from .errors import CheckpointError
 from .library import LITE0
 from .loss import LossConfig
 from .settings import check_kind, option_kinds, unknown_option
-from .towers import LANGUAGE_TOWERS, language_options
+from .towers import LANGUAGE_TOWERS, language_options, stored_image_tower
 from .unibrivl import IN_BATCH_ONLY
 
 BEST_BY = ("mrr", "r10")
@@ -126,7 +126,10 @@ class TrainConfig:
         for name in (*ELSEWHERE, "language_tower", "tower_options"):
             del value[name]
         options = language_options(self.language_tower, self.tower_options)
-        return value | {"language_tower": {"name": self.language_tower, "options": options}}
+        return value | {
+            "language_tower": {"name": self.language_tower, "options": options},
+            "image_tower": stored_image_tower(self.image_tower),
+        }
 
 
 def make_config(shards: Path, out: Path, settings: Mapping[str, Any], *, preset: str | None = None) -> TrainConfig:
