@@ -9,3 +9,7 @@ class CheckpointError(UnibrivlError):
 
 class TrainError(UnibrivlError):
     """A training run that cannot start or go on."""
+
+
+class TextError(UnibrivlError):
+    """A text that gives no units, or a lexicon or vocabulary that does not fit."""

@@ -11,6 +11,7 @@ from .clip import clip_tower
 from .errors import CheckpointError
 from .images import ImageTower
 from .library import LITE0, lite0_tower, timm_tower
+from .speechlm_tower import SpeechlmTower, SpeechlmTowerConfig
 from .wav2clip import Wav2clipConfig, Wav2clipTower
 
 IMAGE_TOWERS: dict[str, Callable[[], ImageTower]] = {LITE0: lite0_tower}
@@ -21,8 +22,11 @@ PLACED_TOWERS: dict[str, tuple[str, Callable[[str], ImageTower]]] = {
     "clip": ("DIR", clip_tower),
 }
 """Towers whose weights the user brings: what follows the kind and a colon, and what loads it."""
-LANGUAGE_TOWERS: dict[str, tuple[type[Wav2clipConfig], type[Wav2clipTower]]] = {
-    "wav2clip": (Wav2clipConfig, Wav2clipTower)
+LanguageTower = Wav2clipTower | SpeechlmTower
+LANGUAGE_TOWERS: dict[str, tuple[Callable[..., Any], Callable[[Any], LanguageTower]]] = {
+    "wav2clip": (Wav2clipConfig, Wav2clipTower),
+    "speechlm-base": (partial(SpeechlmTowerConfig, size="base"), SpeechlmTower),
+    "speechlm-large": (partial(SpeechlmTowerConfig, size="large"), SpeechlmTower),
 }
 
 
@@ -77,7 +81,17 @@ def language_options(name: str, options: dict[str, Any]) -> dict[str, Any]:
         raise CheckpointError(f"language tower {name}: {e}") from e
 
 
-def language_tower(name: str, options: dict[str, Any]) -> Wav2clipTower:
+def language_tower(name: str, options: dict[str, Any]) -> LanguageTower:
     """Build a language tower with random weights."""
     config, tower = LANGUAGE_TOWERS[name]
     return tower(config(**language_options(name, options)))
+
+
+def load_pretrained(tower: LanguageTower) -> None:
+    """Give a new tower the weights that its options name, if it takes any.
+
+    Raises:
+        CheckpointError: the weights are missing, damaged or of another network.
+    """
+    if isinstance(tower, SpeechlmTower):
+        tower.load_pretrained()

@@ -31,7 +31,7 @@ from .journal import METRICS_FILE, Journal, Validation, event_writer, last_valid
 from .loss import LossTerms
 from .processes import accelerated, shared
 from .schedule import parameter_groups, rate_share
-from .towers import image_tower, image_tower_kind
+from .towers import image_tower, image_tower_kind, load_pretrained
 from .train_config import TrainConfig
 from .train_data import Progress, TrainData, fraction, prepare_data
 from .unibrivl import UniBriVL
@@ -158,6 +158,9 @@ class _Trainer:
             restore(config.out, self.model, self.optimizer)
             self.step, self.best = resumed.step, resumed.place["best"]
             self.loader.load_state_dict(resumed.place["reader"])
+        else:
+            load_pretrained(self.model.language)
+            self.model.reset_keys()
         alike = [name for name, _ in self.model.named_buffers() if name.startswith("queues.")]
         self.shared = shared(accelerator, self.model, alike)
         self.validator = Validator(config, data, accelerator)

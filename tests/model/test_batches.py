@@ -111,3 +111,8 @@ def test_masks_are_drawn_and_not_always_empty() -> None:
     found = mask(features, [np.random.default_rng(seed) for seed in range(40)])
     shares = (found != features).float().mean(dim=(1, 2, 3))
     assert shares.max() > 0.2 and len(set(shares.tolist())) > 20
+
+
+def test_mask_leaves_waveforms_alone() -> None:
+    audio = torch.rand(2, 500)
+    assert torch.equal(mask(audio.clone(), [clip_rng(0, 0, number) for number in range(2)]), audio)
