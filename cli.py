@@ -5,7 +5,6 @@ files (one line), 2 for a mistake of usage. Heavy libraries load inside the comm
 """
 
 import errno
-import json
 import sys
 from enum import StrEnum
 from pathlib import Path
@@ -18,6 +17,7 @@ from .bench.commands import app as bench
 from .ingest.commands import ingest, sample, shards
 from .ingest.console import Json, bar, print_json, print_table, usage
 from .model.commands import app as model
+from .model.train_command import train
 
 PANEL = "From video to answers"
 
@@ -31,6 +31,7 @@ app = typer.Typer(
 )
 app.command(rich_help_panel=PANEL)(sample)
 app.command(rich_help_panel=PANEL)(ingest)
+app.command(rich_help_panel=PANEL)(train)
 app.add_typer(shards, name="shards", rich_help_panel=PANEL)
 app.add_typer(model, name="model", rich_help_panel=PANEL)
 app.add_typer(bench, name="bench", rich_help_panel="Measured")
@@ -58,53 +59,6 @@ def _options(
     ] = False,
 ) -> None:
     """Options of every command."""
-
-
-@app.command(rich_help_panel=PANEL)
-def train(
-    shards: Annotated[Path, typer.Argument(help="Shard set to train on.")],
-    out: Annotated[Path, typer.Option(help="Folder of the run.")],
-    split: Annotated[str, typer.Option(help="Part of the shard set.")] = "train",
-    language_tower: Annotated[str, typer.Option(help="Tower to train: wav2clip.")] = "wav2clip",
-    image_tower: Annotated[str, typer.Option(help="Frozen tower: tf_efficientnet_lite0.")] = "tf_efficientnet_lite0",
-    epochs: Annotated[int, typer.Option(help="Passes over the clips.")] = 20,
-    batch_size: Annotated[int, typer.Option(help="Clips a step.")] = 64,
-    lr: Annotated[float, typer.Option(help="Peak learning rate.")] = 1e-3,
-    val_share: Annotated[float, typer.Option(help="Share of the groups kept for the curves.")] = 0.1,
-    validate_every: Annotated[int, typer.Option(help="Epochs between two points of the retrieval curve.")] = 2,
-    checkpoint_every: Annotated[int, typer.Option(help="Steps between two checkpoints.")] = 25,
-    seed: Annotated[int, typer.Option(help="Of weights, order and augmentation.")] = 0,
-    set_: Annotated[
-        list[str] | None,
-        typer.Option("--set", help="Option of the language tower: clip_s, hop or num_mels, as in --set num_mels=64."),
-    ] = None,
-    as_json: Json = False,
-) -> None:
-    """Train the language tower against the frozen image tower; run it again to finish or resume.
-
-    Example: unibrivl train try/shards --out try/run --epochs 8 --set clip_s=1.6 --set num_mels=64
-    """
-    from .model.train import TrainConfig
-    from .model.train import train as run
-
-    with usage():
-        config = TrainConfig(
-            shards=shards, out=out, split=split, language_tower=language_tower, image_tower=image_tower, epochs=epochs,
-            batch_size=batch_size, lr=lr, val_share=val_share, validate_every=validate_every,
-            checkpoint_every=checkpoint_every, seed=seed,
-            tower_options=_settings(set_ or []),
-        )  # fmt: skip
-    with bar("train") as step:
-        result = run(config, step)
-    scores = result.validation or {}
-    if as_json:
-        figures = {name: {"r10": s.r10, "chance_r10": s.chance_r10, "gallery": s.gallery} for name, s in scores.items()}
-        print_json({"run": str(out), "steps": result.steps, "seconds": result.seconds, "validation": figures})
-        return
-    typer.echo(f"{result.steps} steps in {out}; curves: {out / 'plot.png'}")
-    for name, s in scores.items():
-        words = name.replace("_", " ")
-        typer.echo(f"{words}: R@10 {s.r10:.3f} among {s.gallery} ({result.validated_on}), chance {s.chance_r10:.3f}")
 
 
 @app.command(rich_help_panel=PANEL)
@@ -160,17 +114,6 @@ def query(
         _print_answers(result)
         if html is not None:
             typer.echo(f"page: {html}")
-
-
-def _settings(pairs: list[str]) -> dict[str, Any]:
-    settings = {}
-    for pair in pairs:
-        name, _, text = pair.partition("=")
-        try:
-            settings[name] = json.loads(text)
-        except ValueError:
-            raise ValueError(f"--set {pair}: want NAME=NUMBER, as in --set num_mels=64") from None
-    return settings
 
 
 def _print_answers(result: Any) -> None:

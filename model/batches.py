@@ -4,11 +4,14 @@ Augmentation draws from a generator keyed by (seed, epoch, clip), so that a resu
 would have seen, whatever the batch or the process.
 """
 
+from collections.abc import Iterator
+
 import numpy as np
 import torch
 from torch import Tensor
 
-from ..shards import ClipShards
+from ..shards import ClipLoader
+from ..shards.batch import Batch
 
 GAIN_DB = 6.0
 """Training changes the level by up to this, either way."""
@@ -65,9 +68,21 @@ def clip_rng(seed: int, epoch: int, clip: int) -> np.random.Generator:
 
 
 def training_audio(
-    clips: ClipShards, positions: np.ndarray, num_samples: int, *, seed: int, epoch: int
+    sounds: list[np.ndarray], positions: np.ndarray, num_samples: int, *, seed: int, epoch: int
 ) -> tuple[Tensor, list[np.random.Generator]]:
-    """Return augmented sound (B, num_samples) of the clips at `positions`, and their generators, for `mask`."""
+    """Return sounds augmented (B, num_samples), and the generators of their clips in the catalog, for `mask`."""
     rngs = [clip_rng(seed, epoch, int(p)) for p in positions]
-    audio = [augment(clips[int(p)].audio(), num_samples, rng) for p, rng in zip(positions, rngs, strict=True)]
+    audio = [augment(sound, num_samples, rng) for sound, rng in zip(sounds, rngs, strict=True)]
     return torch.from_numpy(np.stack(audio)), rngs
+
+
+def decoded(loader: ClipLoader) -> Iterator[Batch]:
+    """Yield what is left of an epoch from a loader that decodes."""
+    for batch in loader:
+        assert isinstance(batch, dict)
+        yield batch
+
+
+def sounds_of(batch: Batch) -> list[np.ndarray]:
+    """Return the sounds of a reader's batch, each without the silence that follows it."""
+    return [sound[:length] for sound, length in zip(batch["audio"], batch["num_samples"], strict=True)]

@@ -1,11 +1,14 @@
 """One file holds a run's whole state: `checkpoint.safetensors`, replaced whole after every few steps.
 
-Tensors `model.*` are the model; `optimizer.*` what it takes to go on. The metadata holds configuration and step as
-JSON. No pickle is involved, and a reader checks format, configuration and every tensor's shape.
+`best.safetensors` is what was best in validation: the model alone, without what only training needs.
+
+Tensors `model.*` are the model, with queues and momentum copies where it has them; `optimizer.*` what else it takes to
+go on. The metadata holds configuration and step as JSON. No pickle is involved, and a reader checks format,
+configuration and every tensor's shape.
 """
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +19,13 @@ from torch import Tensor, nn
 
 from ..shards.atomic import write_bytes
 from .errors import CheckpointError
-from .unibrivl import UniBriVL
+from .loss import LossConfig
+from .unibrivl import IN_BATCH_ONLY, TRAINING_ONLY, UniBriVL
 
 RUN_FORMAT = 1
 CHECKPOINT_FILE = "checkpoint.safetensors"
+BEST_FILE = "best.safetensors"
+FILES = {"last": CHECKPOINT_FILE, "best": BEST_FILE}
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,31 +40,52 @@ class RunState:
     """Optimiser steps made."""
     steps: int
     """Optimiser steps that make the run complete."""
+    place: dict[str, Any] = field(default_factory=dict)
+    """Where it stands: `reader`, the state of the loader, and `best`, the best validation so far."""
 
 
 def save_checkpoint(run: Path, state: RunState, model: UniBriVL, optimizer: torch.optim.Optimizer) -> None:
     """Write the checkpoint of `run`, whole or not at all."""
     tensors = {f"model.{name}": tensor.contiguous() for name, tensor in model.state_dict().items()}
-    names = [name for name, _ in model.named_parameters()]
+    names = _trained_names(model, optimizer)
     for index, values in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{names[index]}.{what}": tensor for what, tensor in values.items()}
+    _write(run / CHECKPOINT_FILE, tensors, state)
+
+
+def save_best(run: Path, state: RunState, model: UniBriVL) -> None:
+    """Write the model as the best of `run`, whole or not at all."""
+    unwanted = tuple(f"{part}." for part in TRAINING_ONLY)
+    weights = {k: v for k, v in model.state_dict().items() if not k.startswith(unwanted)}
+    _write(run / BEST_FILE, {f"model.{name}": tensor.contiguous() for name, tensor in weights.items()}, state)
+
+
+def _write(path: Path, tensors: dict[str, Tensor], state: RunState) -> None:
     metadata = {
         "format": str(RUN_FORMAT),
         "config": json.dumps(state.config, sort_keys=True),
         "facts": json.dumps(state.facts, sort_keys=True),
+        "place": json.dumps(state.place, sort_keys=True),
         "step": str(state.step),
         "steps": str(state.steps),
     }
-    write_bytes(run / CHECKPOINT_FILE, save(tensors, metadata))
+    write_bytes(path, save(tensors, metadata))
 
 
-def read_state(run: Path) -> RunState:
-    """Return a checkpoint's metadata.
+def _trained_names(model: nn.Module, optimizer: torch.optim.Optimizer) -> list[str]:
+    """Return the names of the optimiser's parameters, in the order of its groups."""
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    return [names[id(parameter)] for group in optimizer.param_groups for parameter in group["params"]]
+
+
+def read_state(run: Path, which: str = "last") -> RunState:
+    """Return the metadata of a run's `last` or `best` checkpoint.
 
     Raises:
         CheckpointError: `run` has no checkpoint, or it is damaged or of another format.
     """
-    with _opened(run) as file:
+    path = run / FILES[which]
+    with _opened(path) as file:
         metadata = file.metadata() or {}
     try:
         if metadata["format"] != str(RUN_FORMAT):
@@ -70,64 +97,90 @@ def read_state(run: Path) -> RunState:
         if not isinstance(facts.get("image_fingerprint", ""), str):
             raise ValueError("no image tower")
         facts["image_dim"] = int(facts["image_dim"])
-        return RunState(config, facts, int(metadata["step"]), int(metadata["steps"]))
+        place = dict(json.loads(metadata.get("place", "{}")))
+        return RunState(config, facts, int(metadata["step"]), int(metadata["steps"]), place)
     except (KeyError, ValueError, TypeError) as e:
-        raise CheckpointError(f"{run / CHECKPOINT_FILE}: not a checkpoint of unibrivl ({e}); train again") from e
+        raise CheckpointError(f"{path}: not a checkpoint of unibrivl ({e}); train again") from e
 
 
-def load_model(run: Path) -> tuple[UniBriVL, RunState]:
-    """Return the trained model, in eval mode.
+def load_model(run: Path, which: str = "last") -> tuple[UniBriVL, RunState]:
+    """Return the trained model, in eval mode, without what only training needs (queues, momentum copies).
+
+    Args:
+        run: folder of the run.
+        which: `last`, or `best` in validation.
 
     Raises:
         CheckpointError: as `read_state`, or a tensor is missing, superfluous or of another shape.
     """
-    state = read_state(run)
+    state = read_state(run, which)
     tower = state.config["language_tower"]
-    model = UniBriVL(tower["name"], tower["options"], state.facts["image_dim"])
-    restore(run, model)
+    model = UniBriVL(tower["name"], tower["options"], state.facts["image_dim"], _inference_loss(run, state))
+    restore(run, model, which=which)
     return model.eval(), state
 
 
-def restore(run: Path, model: nn.Module, optimizer: torch.optim.Optimizer | None = None) -> None:
+def _inference_loss(run: Path, state: RunState) -> LossConfig:
+    """Return the configuration of f and g; runs of earlier versions have none, and the defaults."""
+    if "loss" not in state.config:
+        return IN_BATCH_ONLY
+    try:
+        return LossConfig(**state.config["loss"]).without_queue()
+    except (TypeError, ValueError) as e:
+        raise CheckpointError(f"{run / CHECKPOINT_FILE}: not a checkpoint of unibrivl (loss: {e}); train again") from e
+
+
+def restore(
+    run: Path, model: nn.Module, optimizer: torch.optim.Optimizer | None = None, *, which: str = "last"
+) -> None:
     """Load the checkpoint's tensors into a model and, if given, its optimiser.
+
+    Without an optimiser, queues and momentum copies of the checkpoint may lack a place in the model.
 
     Raises:
         CheckpointError: a tensor is missing, superfluous or of another shape.
     """
-    with _opened(run) as file:
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (no mapping)
+    path, unwanted = run / FILES[which], ()
+    if optimizer is None:
+        parts = {name for name, _ in model.named_children()}
+        unwanted = ("optimizer.", *(f"model.{part}." for part in TRAINING_ONLY if part not in parts))
+    with _opened(path) as file:
+        names = [name for name in file.keys() if not name.startswith(unwanted)]  # noqa: SIM118  (no mapping)
+        tensors = {name: file.get_tensor(name) for name in names}
     weights = {k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")}
     try:
         model.load_state_dict(weights, strict=True)
     except RuntimeError as e:
         first = str(e).splitlines()[-1].strip()
-        raise CheckpointError(f"{run / CHECKPOINT_FILE}: does not fit the model ({first})") from e
+        raise CheckpointError(f"{path}: does not fit the model ({first})") from e
     if optimizer is not None:
-        _restore_optimizer(run, model, optimizer, tensors)
+        _restore_optimizer(path, model, optimizer, tensors)
 
 
 def _restore_optimizer(
-    run: Path, model: nn.Module, optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]
+    path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]
 ) -> None:
+    parameters = dict(model.named_parameters())
     state: dict[int, dict[str, Tensor]] = {}
-    for index, (name, parameter) in enumerate(model.named_parameters()):
+    for index, name in enumerate(_trained_names(model, optimizer)):
+        if not parameters[name].requires_grad:
+            continue  # momentum copies, a fixed temperature
         values = {what: tensors.get(f"optimizer.{name}.{what}") for what in ("step", "exp_avg", "exp_avg_sq")}
         present = {what: tensor for what, tensor in values.items() if tensor is not None}
-        if not present and not parameter.requires_grad:
-            continue
         if len(present) != len(values):
-            raise CheckpointError(f"{run / CHECKPOINT_FILE}: the optimiser's state of {name} is missing")
-        if not present["exp_avg"].shape == present["exp_avg_sq"].shape == parameter.shape:
-            raise CheckpointError(f"{run / CHECKPOINT_FILE}: the optimiser's state of {name} has another shape")
+            raise CheckpointError(f"{path}: the optimiser's state of {name} is missing")
+        if not present["exp_avg"].shape == present["exp_avg_sq"].shape == parameters[name].shape:
+            raise CheckpointError(f"{path}: the optimiser's state of {name} has another shape")
         state[index] = present
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
-def _opened(run: Path) -> Any:
-    path = run / CHECKPOINT_FILE
+def _opened(path: Path) -> Any:
     try:
         return safe_open(path, framework="pt")
     except FileNotFoundError:
-        raise CheckpointError(f"{run} is no run: it has no {CHECKPOINT_FILE}; make one with `unibrivl train`") from None
+        raise CheckpointError(
+            f"{path.parent} is no run: it has no {path.name}; make one with `unibrivl train`"
+        ) from None
     except (SafetensorError, OSError) as e:
         raise CheckpointError(f"{path}: damaged ({e}); train again") from e

@@ -7,9 +7,9 @@ HIDDEN = 512
 DROPOUT = 0.1
 
 
-def projection(in_dim: int, out_dim: int) -> nn.Sequential:
+def projection(in_dim: int, out_dim: int, *, hidden: int = HIDDEN, dropout: float = DROPOUT) -> nn.Sequential:
     """Return two fully connected layers with one ReLU: (B, in_dim) to (B, out_dim)."""
-    return nn.Sequential(nn.Linear(in_dim, HIDDEN), nn.ReLU(), nn.Dropout(DROPOUT), nn.Linear(HIDDEN, out_dim))
+    return nn.Sequential(nn.Linear(in_dim, hidden), nn.ReLU(), nn.Dropout(dropout), nn.Linear(hidden, out_dim))
 
 
 def self_attention_block(dim: int, *, num_layers: int = 4, num_heads: int = 4) -> nn.TransformerEncoder:

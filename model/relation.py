@@ -41,6 +41,11 @@ class Spans:
             end_ms=self.end_ms[positions],
         )
 
+    def numbered(self) -> Self:
+        """Return the same spans with numbers for groups and media, which compare faster; only with each other."""
+        groups, media = (np.unique(names, return_inverse=True)[1] for names in (self.groups, self.media))
+        return type(self)(groups=groups, media=media, start_ms=self.start_ms, end_ms=self.end_ms)
+
 
 def related(first: Spans, second: Spans, *, min_overlap: float = 0.0) -> np.ndarray:
     """Return which pairs are related, boolean (N of first, N of second).

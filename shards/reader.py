@@ -4,9 +4,11 @@
 batches of them in an order that survives a crash and another number of machines.
 """
 
+import copy
 import hashlib
 import logging
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
@@ -134,6 +136,29 @@ class ClipShards:
         digest.update(table["sample_xxh3"].fill_null(0).to_numpy().astype("<u8").tobytes())
         digest.update(table["shard"].to_numpy().astype("<i4").tobytes())
         return digest.hexdigest()
+
+    def take(self, positions: np.ndarray, *, fields: tuple[str, ...] | None = None) -> "ClipShards":
+        """Return a reader of the clips at `positions` alone, in that order; close it by itself.
+
+        Args:
+            positions: int (N,), of this reader's clips, none twice; they are 0 to N - 1 in the other.
+            fields: what its batches hold; as here, unless given.
+
+        Raises:
+            ValueError: a position is unknown or comes twice.
+        """
+        if len(np.unique(positions)) != len(positions) or not np.isin(positions, np.arange(len(self))).all():
+            raise ValueError(f"positions: want each once, from 0 to {len(self) - 1}")
+        other = copy.copy(self)
+        other.__dict__.pop("catalog_sha", None)  # of all clips
+        other.fields = self.fields if fields is None else check_fields(fields)
+        other.catalog = replace(self.catalog, table=self.catalog.table.take(positions))
+        ours, files = self._reader, self._reader.reader.tars.files
+        allowed = min(ours.allowed, len(positions))
+        reader = TarReader(other.catalog, files, verify=ours.reader.verify)
+        other._reader = IntactReader(reader, skip=ours.skip, allowed=allowed)
+        other._log = SkipLog(len(positions), allowed, files)
+        return other
 
     def loader(
         self, *, batch_size: int, workers: int = 0, rank: int = 0, world_size: int = 1, seed: int = 0,

@@ -13,7 +13,7 @@ from hypothesis import settings
 from unibrivl.ingest.mux import write_video
 
 if TYPE_CHECKING:
-    from unibrivl.model.train import TrainConfig
+    from unibrivl.model.train_config import TrainConfig
 
 # Continuous integration tries the same examples each time, so that a red run is the fault of the change.
 settings.register_profile("ci", derandomize=True, deadline=None)
@@ -93,7 +93,7 @@ def shards(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def run_config(shards: Path) -> "TrainConfig":
     """Return the configuration of the run: a few steps of the real towers."""
-    from unibrivl.model.train import TrainConfig
+    from unibrivl.model.train_config import TrainConfig
 
     return TrainConfig(
         shards=shards, out=shards.with_name("run"), epochs=3, batch_size=4, val_share=0.2, checkpoint_every=2,

@@ -26,6 +26,7 @@ def shards_copy(shards: Path, tmp_path: Path) -> Path:
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TinyConfig:
     width: int = 8
+    norm: bool = True
 
 
 class TinyTower(nn.Module):
@@ -36,7 +37,7 @@ class TinyTower(nn.Module):
     def __init__(self, config: TinyConfig) -> None:
         super().__init__()
         self.embed_dim = config.width
-        self.norm = nn.BatchNorm1d(64)
+        self.norm = nn.BatchNorm1d(64) if config.norm else nn.LayerNorm(64)
         self.layer = nn.Linear(64, config.width)
 
     def features(self, audio_BT: Tensor) -> Tensor:
@@ -53,6 +54,6 @@ class TinyTower(nn.Module):
 @pytest.fixture
 def tiny_tower(monkeypatch: pytest.MonkeyPatch) -> str:
     """Register a language tower that takes milliseconds; return its name."""
-    assert asdict(TinyConfig()) == {"width": 8}
+    assert asdict(TinyConfig()) == {"width": 8, "norm": True}
     monkeypatch.setitem(towers.LANGUAGE_TOWERS, "tiny", (TinyConfig, TinyTower))
     return "tiny"

@@ -20,9 +20,11 @@ def make_model(seed: int = 0) -> tuple[UniBriVL, torch.optim.Optimizer]:
     model = UniBriVL("tiny", {}, IMAGE_DIM)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
     audio = torch.randn(5, 16_000)
-    terms = model.loss(model.language.features(audio), torch.randn(5, IMAGE_DIM), torch.eye(5, dtype=torch.bool))
-    sum(terms).backward()
+    model.begin_step()
+    features, ids = model.language.features(audio), torch.arange(5)
+    model.loss(features, torch.randn(5, IMAGE_DIM), ids, lambda x, y: x[:, None] == y).total.backward()
     optimizer.step()
+    model.end_step()
     return model, optimizer
 
 

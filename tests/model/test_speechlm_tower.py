@@ -20,7 +20,8 @@ from unibrivl.model.speechlm import SPEECHLM_BASE, SPEECHLM_LARGE, SpeechLM, Spe
 from unibrivl.model.speechlm_folder import load_speechlm, read_speechlm_config
 from unibrivl.model.speechlm_tower import SpeechlmTower, SpeechlmTowerConfig
 from unibrivl.model.towers import language_options, language_tower
-from unibrivl.model.train import TrainConfig, train
+from unibrivl.model.train import train
+from unibrivl.model.train_config import TrainConfig
 
 TINY: dict[str, Any] = {
     "conv_layers": [[8, 10, 5], [8, 3, 2], [8, 2, 2], [8, 8, 8]], "dim": 16, "ffn_dim": 24, "heads": 2,

@@ -1,0 +1,102 @@
+"""What a run writes down as it goes: a line a step and a line a validation, and the same for TensorBoard."""
+
+import json
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from ..shards.atomic import write_bytes
+from .errors import TrainError
+from .retrieval import RetrievalScores
+
+METRICS_FILE = "metrics.jsonl"
+TENSORBOARD_DIR = "tensorboard"
+Validation = dict[str, RetrievalScores]
+"""Scores of both directions, `audio_to_image` and `image_to_audio`."""
+
+
+def read_metrics(run: Path) -> list[dict[str, Any]]:
+    """Return the lines of a run's `metrics.jsonl`; one that was torn by a power cut ends them."""
+    path = run / METRICS_FILE
+    entries = []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+        if _step_of(line) == math.inf:
+            break
+        entries.append(json.loads(line))
+    return entries
+
+
+def last_validation(run: Path) -> Validation | None:
+    """Return the scores of a run's last validation."""
+    for entry in reversed(read_metrics(run)):
+        if found := entry.get("validation"):
+            return {name: RetrievalScores(**value) for name, value in found.items()}
+    return None
+
+
+class Journal:
+    """Appends to `metrics.jsonl`, in the one process that writes."""
+
+    def __init__(self, run: Path, *, step: int, tensorboard: bool) -> None:
+        """Go on after `step`: what was written about later steps is forgotten, since they are made again.
+
+        Raises:
+            TrainError: TensorBoard is wanted and not installed.
+        """
+        self.path = run / METRICS_FILE
+        lines = self.path.read_text(encoding="utf-8").splitlines() if self.path.exists() else []
+        kept = [line for line in lines if _step_of(line) <= step]
+        write_bytes(self.path, "".join(f"{line}\n" for line in kept).encode())
+        self._events = event_writer()(str(run / TENSORBOARD_DIR), purge_step=step + 1) if tensorboard else None
+
+    def write(self, entry: dict[str, Any]) -> None:
+        """Add a line; it has a `step`."""
+        with self.path.open("a", encoding="utf-8") as f:
+            f.write(json.dumps(entry) + "\n")
+        if self._events is not None:
+            for name, value in _scalars(entry):
+                self._events.add_scalar(name, value, entry["step"])
+
+    def close(self) -> None:
+        """Write what TensorBoard's writer holds back."""
+        if self._events is not None:
+            self._events.close()
+
+
+def event_writer() -> Any:
+    """Return TensorBoard's writer class.
+
+    Raises:
+        TrainError: it is not installed.
+    """
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as e:
+        raise TrainError(
+            "--tensorboard needs the package tensorboard; install it (the extra `tensorboard`), or leave the option out"
+        ) from e
+    return SummaryWriter
+
+
+def _scalars(entry: dict[str, Any]) -> Iterator[tuple[str, float]]:
+    """Yield the numbers of an entry under the names that TensorBoard groups them by."""
+    kind = "validation" if "validation" in entry else "train"
+    for name, value in entry.items():
+        if isinstance(value, dict):
+            for direction, scores in value.items():
+                for figure, number in scores.items():
+                    yield f"{kind}/{direction}/{figure}", number
+        elif isinstance(value, list):
+            for number, one in enumerate(value):
+                yield f"{kind}/{name}/{number}", one
+        elif isinstance(value, int | float) and name != "step":
+            yield f"{kind}/{name}", value
+
+
+def _step_of(line: str) -> float:
+    """Return the step of a line of the log; infinity for one that was torn."""
+    try:
+        return json.loads(line)["step"]
+    except (ValueError, KeyError, TypeError):
+        return math.inf

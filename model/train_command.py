@@ -1,0 +1,135 @@
+"""The command `unibrivl train`."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from .. import UnibrivlError
+from ..ingest.console import Json, bar, print_json, print_table, usage
+
+PRESET = "(default: the preset's, or {})"
+
+
+def train(
+    shards: Annotated[Path, typer.Argument(help="Shard set to train on.")],
+    out: Annotated[Path, typer.Option(help="Folder of the run, or of the runs of a grid.")],
+    preset: Annotated[str | None, typer.Option(help="Start from the options of: paper, wav2clip or tiny.")] = None,
+    split: Annotated[str | None, typer.Option(help="Part of the shard set. (default: train)")] = None,
+    language_tower: Annotated[str | None, typer.Option(help=f"Tower to train. {PRESET.format('wav2clip')}")] = None,
+    image_tower: Annotated[
+        str | None, typer.Option(help=f"Frozen tower. {PRESET.format('tf_efficientnet_lite0')}")
+    ] = None,
+    epochs: Annotated[int | None, typer.Option(help=f"Passes over the clips. {PRESET.format(20)}")] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(help=f"Clips of a micro-batch in one process. {PRESET.format(64)}")
+    ] = None,
+    lr: Annotated[float | None, typer.Option(help=f"Peak learning rate. {PRESET.format('1e-3')}")] = None,
+    val_share: Annotated[
+        float | None, typer.Option(help="Share of the groups kept for the curves. (default: 0.1)")
+    ] = None,
+    validate_every: Annotated[
+        int | None, typer.Option(help=f"Epochs between two points of the retrieval curve. {PRESET.format(2)}")
+    ] = None,
+    checkpoint_every: Annotated[int | None, typer.Option(help="Steps between two checkpoints. (default: 25)")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of weights, order and augmentation. (default: 0)")] = None,
+    workers: Annotated[
+        int | None, typer.Option(help="Processes that read and decode; 0: a thread. (default: 0)")
+    ] = None,
+    tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Event files for TensorBoard, too.")] = False,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="Any option by name: accumulate=4, loss.queue_size=9600, num_mels=64; repeat."),
+    ] = None,
+    grid: Annotated[
+        Path | None, typer.Option(help="JSON or TOML with lists of values: one run for each combination.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Train the language tower against the frozen image tower; run it again to finish or resume.
+
+    Example: unibrivl train try/shards --out try/run --epochs 8 --set clip_s=1.6 --set num_mels=64
+
+    Under `torchrun --nproc-per-node 4 -m unibrivl train ...` or `accelerate launch` several processes train one run.
+    docs/train.md lists all options.
+    """
+    from .settings import read_settings
+    from .train_config import make_config
+
+    given = {
+        "split": split, "language_tower": language_tower, "image_tower": image_tower, "epochs": epochs,
+        "batch_size": batch_size, "lr": lr, "val_share": val_share, "validate_every": validate_every,
+        "checkpoint_every": checkpoint_every, "seed": seed, "workers": workers, "tensorboard": tensorboard or None,
+    }  # fmt: skip
+    with usage():
+        settings = {name: value for name, value in given.items() if value is not None} | read_settings(set_ or [])
+        config = make_config(shards, out, settings, preset=preset)
+    if grid is not None:
+        _train_grid(config, grid, as_json)
+    else:
+        _train_one(config, as_json)
+
+
+def _train_one(config: Any, as_json: bool) -> None:
+    from .train import is_writer
+    from .train import train as run
+
+    with bar("train") as step:
+        result = run(config, step)
+    if not is_writer():
+        return
+    scores = result.validation or {}
+    if as_json:
+        figures = {name: {"r10": s.r10, "chance_r10": s.chance_r10, "mrr": s.mrr, "chance_mrr": s.chance_mrr,
+                          "gallery": s.gallery} for name, s in scores.items()}  # fmt: skip
+        print_json({"run": str(config.out), "steps": result.steps, "seconds": result.seconds, "validation": figures,
+                    "best": result.best})  # fmt: skip
+        return
+    typer.echo(f"{result.steps} steps in {config.out}; curves: {config.out / 'curves.html'}")
+    for name, s in scores.items():
+        words = name.replace("_", " ")
+        typer.echo(f"{words}: R@10 {s.r10:.3f} among {s.gallery} ({result.validated_on}), chance {s.chance_r10:.3f}")
+
+
+def _train_grid(config: Any, path: Path, as_json: bool) -> None:
+    from .grid import read_grid, run_grid
+    from .train import is_writer
+    from .train import train as run
+
+    points = read_grid(path)
+    with bar("grid") as step, usage():
+        done = 0
+
+        def train_point(one: Any) -> object:
+            return run(one, lambda at, of, text: step(done * of + at, len(points) * of, f"{one.out.name}  {text}"))
+
+        def count(point: Any) -> None:
+            nonlocal done
+            done += 1
+
+        found = run_grid(config, points, train_point, writes=is_writer(), report=count)
+    if not is_writer():
+        return
+    _print_grid(config, found, as_json)
+    failed = [point for point in found if point.state == "failed"]
+    if failed:
+        raise UnibrivlError(f"{len(failed)} of {len(found)} runs failed; {failed[0].name}: {failed[0].reason}")
+
+
+def _print_grid(config: Any, points: list[Any], as_json: bool) -> None:
+    from dataclasses import asdict
+
+    if as_json:
+        print_json({"grid": str(config.out), "best_by": config.best_by, "points": [asdict(point) for point in points]})
+        return
+
+    def figure(point: Any, name: str) -> str:
+        return f"{point.figure(name):.3f}" if point.validation else "-"
+
+    names = ("mrr", "chance_mrr", "r10", "chance_r10")
+    rows = [
+        (point.name, *(figure(point, name) for name in names), f"{point.step} of {point.steps}", point.state)
+        for point in points
+    ]
+    columns = ("run", "MRR", "chance", "R@10", "chance", "best step", "")
+    print_table("grid, best first; means of both directions in validation", columns, rows)
