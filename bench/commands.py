@@ -51,6 +51,37 @@ def bench_retrieval(
         print_table("held-out retrieval", COLUMNS, rows)
 
 
+@app.command("reference")
+def bench_reference(
+    folder: Annotated[Path, typer.Argument(help="Folder with files of reference tensors.")],
+    tolerance: Annotated[
+        float, typer.Option(min=0, help="Largest error of an output of unit scale; larger ones may differ by more.")
+    ] = 1e-5,
+    verbose: Annotated[bool, typer.Option("--verbose", help="A row for each tensor.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Run our networks and losses on reference tensors and tell how far the results are from the original's.
+
+    The beginning of a file's name is its kind: speechlm_, brivl_, cx_loss or moco_loss. Exits with 1 if one differs.
+
+    Example: unibrivl bench reference reference --tolerance 1e-5
+    """
+    from .reference import COLUMNS, EACH_COLUMNS, check_folder, each_rows, rows
+
+    results = check_folder(folder, tolerance)
+    if as_json:
+        print_json([result.as_dict(verbose=verbose) for result in results])
+    else:
+        print_table("our results beside the original's", COLUMNS, rows(results))
+        for result in results if verbose else []:
+            print_table(result.file, EACH_COLUMNS, each_rows(result))
+        for result in results:
+            if result.unchecked:
+                typer.echo(f"{result.file}: not compared: {', '.join(result.unchecked)}")
+    if not all(result.passed for result in results):
+        raise typer.Exit(1)
+
+
 @app.command("demo")
 def bench_demo(
     sample: Annotated[SampleName, typer.Option(help="Corpus to show.")] = SampleName.stamps,

@@ -8,6 +8,7 @@ from typing import Any
 from .checkpoint import CHECKPOINT_FILE, load_model, read_state
 from .errors import CheckpointError
 from .imported import CONFIG_FILE, WEIGHTS_FILE, read_imported, tensor_sizes
+from .unibrivl import TRAINING_ONLY
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -55,7 +56,9 @@ def describe_folder(folder: Path) -> Info:
 
 def _describe_run(run: Path) -> Info:
     state = read_state(run)
+    unwanted = tuple(f"model.{part}." for part in TRAINING_ONLY)
     sizes = tensor_sizes(run / CHECKPOINT_FILE, "model.")
+    sizes = {name: shape for name, shape in sizes.items() if not name.startswith(unwanted)}
     names = ("language_tower", "image_tower")
     return Info(
         kind="run",
