@@ -154,6 +154,34 @@ def speed_reader(
     _show_speed(result, COLUMNS, rows(result), (*names, "ratio_decoded_to_flac_only"), out, as_json)
 
 
+@speed.command("train")
+def speed_train(
+    quick: Quick = False,
+    device: Annotated[str, typer.Option(help="auto: a GPU where there is one; or cpu.")] = "auto",
+    repeats: Annotated[int | None, typer.Option(help="Turns of each contender.")] = None,
+    batch: Annotated[int | None, typer.Option(help="Clips in a pass and in a step.")] = None,
+    gpu_batch: Annotated[int | None, typer.Option(help="Clips in a step of SpeechLM-Large on a GPU.")] = None,
+    seed: Seed = 0,
+    work: Work = None,
+    out: Out = None,
+    as_json: Json = False,
+) -> None:
+    """Measure attention beside its published form, a step with and without kept pictures, and a GPU's share of use.
+
+    Example: unibrivl bench speed train --quick
+    """
+    from .speed_train import COLUMNS, TrainSpeedConfig, measure_train, rows
+
+    with usage():
+        config = TrainSpeedConfig(
+            quick=quick, device=device, repeats=repeats, batch=batch, gpu_batch=gpu_batch, seed=seed, work=work
+        )
+    with bar("train") as step:
+        result = measure_train(config, step)
+    names = ("ratio_attention_time", "ratio_attention_memory", "ratio_cached_step", "mfu", "data_wait_share")
+    _show_speed(result, COLUMNS, rows(result), (*names, "clips_per_s"), out, as_json)
+
+
 def _show_speed(
     result: dict[str, Any],
     columns: tuple[str, ...],

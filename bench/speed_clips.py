@@ -3,6 +3,7 @@
 The sound is noise under a tune with an envelope, as loud as makes the size of real clips. Every sample is another.
 """
 
+import hashlib
 import io
 import json
 from concurrent.futures import ThreadPoolExecutor
@@ -36,7 +37,7 @@ def make_set(root: Path, *, count: int, shard_clips: int, seed: int, workers: in
             with ShardWriter(directory, shard_name("gen", SPLIT, number)) as writer:
                 clips, rows = range(first, min(first + shard_clips, count)), []
                 for key, members in pool.map(lambda clip: _sample(clip, seed, stretch), clips):
-                    rows.append(_row(key) | writer.add(key, members))
+                    rows.append(_row(key, members) | writer.add(key, members))
                 writer.commit(split=SPLIT, plan_sha256=PLAN, rows=rows)
     return sum(path.stat().st_size for path in directory.glob("*.tar"))
 
@@ -71,9 +72,10 @@ def _jpeg(rng: np.random.Generator) -> bytes:
     return buffer.getvalue()
 
 
-def _row(key: str) -> dict[str, Any]:
+def _row(key: str, members: dict[str, bytes]) -> dict[str, Any]:
     return {
         "key": key, "corpus": "gen", "media_id": key.split("_")[1], "start_ms": 0, "end_ms": 1000 * SECONDS,
         "split": SPLIT, "group": key, "labels": ["tone", "noise"], "events": [], "flags": [], "status": "ok",
         "num_samples": SECONDS * SAMPLE_RATE, "duration_ms": 1000 * SECONDS,
+        "frame_sha256": hashlib.sha256(members["jpg"]).hexdigest(),
     }  # fmt: skip
