@@ -90,13 +90,13 @@ def test_the_file_holds_a_header_and_tensors_and_no_pickle(run: Path) -> None:
     length = int.from_bytes(data[:8], "little")
     header = json.loads(data[8 : 8 + length])
     metadata = header.pop("__metadata__")
-    assert set(metadata) == {"format", "config", "facts", "step", "steps"}
+    assert set(metadata) == {"format", "config", "facts", "place", "step", "steps"}
     places = sorted(entry["data_offsets"] for entry in header.values())
     assert [first for first, _ in places] == [0] + [last for _, last in places[:-1]]  # no gap
     assert 8 + length + places[-1][1] == len(data)  # and nothing behind
     assert {name.partition(".")[0] for name in header} == {"model", "optimizer"}
     for path in run.rglob("*"):
-        assert path.suffix in (".safetensors", ".jsonl", ".png"), path
+        assert path.suffix in (".safetensors", ".jsonl", ".png", ".html"), path
 
 
 @pytest.mark.parametrize("kept", [0, 5, 8, 100, -1])
