@@ -13,6 +13,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from unibrivl.model import towers
 from unibrivl.model.gather import gather, rank
@@ -57,6 +58,8 @@ def run(config: LossConfig, rank: int, world: int, ranks: int) -> dict[str, Tens
     torch.manual_seed(0)
     model = UniBriVL("plain", {}, IMAGE_DIM, config)
     optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.5)
+    # queues are the same everywhere by themselves; sending them at every step would cost more than the step
+    shared = DistributedDataParallel(model, broadcast_buffers=False) if world > 1 else model
     share = slice(rank * PER_RANK * ranks // world, (rank + 1) * PER_RANK * ranks // world)
     rng, losses, candidates = torch.Generator().manual_seed(1), [], []
     for _ in range(STEPS):
@@ -64,13 +67,9 @@ def run(config: LossConfig, rank: int, world: int, ranks: int) -> dict[str, Tens
         image = torch.randn(PER_RANK * ranks, IMAGE_DIM, generator=rng)
         ids = torch.randint(40, (PER_RANK * ranks,), generator=rng)
         model.begin_step()
-        terms = model.loss(features[share], image[share], ids[share], related)
+        terms = shared(features[share], image[share], ids[share], related)
         optimizer.zero_grad()
         terms.total.backward()
-        for parameter in model.parameters():
-            if world > 1 and parameter.grad is not None:
-                dist.all_reduce(parameter.grad)
-                parameter.grad /= world
         optimizer.step()
         model.end_step()
         losses.append(terms.total.detach())
