@@ -173,7 +173,7 @@ class Stack(nn.Module):
             if not layer.training or torch.rand((), generator=generator).item() >= self.layerdrop:
                 x_BND = layer(x_BND, self.pos_emb.pe_k.weight, index_NN, padding_BN)
             else:
-                x_BND = _past([*layer.parameters(), self.pos_emb.pe_k.weight], x_BND)
+                x_BND = _past([*layer.parameters(), *self.pos_emb.parameters()], x_BND)
             states.append(x_BND)
         return states
 
