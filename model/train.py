@@ -109,14 +109,15 @@ def _writing(out: Path) -> Iterator[None]:
 
 def _facts(config: TrainConfig, accelerator: Accelerator) -> tuple[dict[str, Any], Any]:
     """Return what is stored beside the configuration, and the image tower."""
-    device = accelerator.device.type
-    tower = image_tower(config.image_tower, device=str(accelerator.device), bf16=device != "cpu")
+    kind = accelerator.device.type
+    place = "cpu" if kind == "cpu" else str(accelerator.device)
+    tower = image_tower(config.image_tower, device=place, bf16=config.precision == "bf16" and kind != "cpu")
     facts = {
         "image_dim": tower.embed_dim,
         "image_fingerprint": tower.fingerprint,
         "plan_sha256": read_dataset(config.shards)["plan_sha256"],
         "processes": accelerator.num_processes,
-        "made_with": {"unibrivl": __version__, "torch": str(torch.__version__), "device": device},
+        "made_with": {"unibrivl": __version__, "torch": str(torch.__version__), "device": kind},
     }
     return facts, tower
 

@@ -28,26 +28,11 @@ from unibrivl.model.train_config import TrainConfig
 from unibrivl.model.validation import mean_figure
 from unibrivl.shards.atomic import hold_directory
 
-TIMING = ("step_s", "data_wait_s", "clips_per_s")
-TINY_IMAGE_DIM = 12
+from .tiny import TinyImageTower, assert_same_run, metrics
 
 
 class StopError(Exception):
     """What a disturbed run dies of."""
-
-
-class TinyImageTower:
-    """Mean colours of the picture's quarters, as a frozen tower."""
-
-    name = "colours"
-    embed_dim = TINY_IMAGE_DIM
-    fingerprint = "c" * 64
-
-    def embed(self, frames_BHWC: np.ndarray, rngs: list[np.random.Generator] | None = None) -> np.ndarray:
-        size = frames_BHWC.shape[1] // 2
-        quarters = frames_BHWC.reshape(len(frames_BHWC), 2, size, 2, size, 3).mean(axis=(2, 4))
-        changes = np.stack([rng.normal(0, 5, 12) for rng in rngs]) if rngs else 0
-        return (quarters.reshape(len(frames_BHWC), 12) - 128 + changes).astype(np.float32)
 
 
 @pytest.fixture
@@ -60,20 +45,6 @@ def tiny_config(shards_copy: Path, tmp_path: Path, tiny_tower: str, monkeypatch:
         shards=shards_copy, out=tmp_path / "run", language_tower=tiny_tower, image_tower="colours", epochs=5,
         batch_size=4, val_share=0.2, validate_every=1, checkpoint_every=2, warmup_steps=2,
     )  # fmt: skip
-
-
-def metrics(run: Path) -> list[dict]:
-    entries = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return [{name: value for name, value in entry.items() if name not in TIMING} for entry in entries]
-
-
-def assert_same_run(found: Path, expected: Path) -> None:
-    ours, theirs = load_file(found / CHECKPOINT_FILE), load_file(expected / CHECKPOINT_FILE)
-    assert ours.keys() == theirs.keys()
-    different = [name for name, tensor in theirs.items() if not torch.equal(ours[name], tensor)]
-    assert different == []
-    assert metrics(found) == metrics(expected)
-    assert read_state(found) == read_state(expected)
 
 
 def stopper(after: int):
