@@ -64,7 +64,8 @@ def _page(name: str, steps: list[dict[str, Any]], looks: list[dict[str, Any]], d
     from matplotlib.figure import Figure
 
     with rc_context({"svg.hashsalt": "unibrivl", "svg.fonttype": "none"}):  # the same run gives the same bytes
-        figure = Figure(figsize=(13, 12), layout="constrained")
+        figure = Figure(figsize=(13, 15))
+        figure.subplots_adjust(left=0.06, right=0.98, top=0.97, bottom=0.05, hspace=0.4, wspace=0.15)
         axes = figure.subplots(4, 2).flat
         _draw_loss(next(axes), steps)
         _draw_retrieval(next(axes), looks, "r10", "R@10")

@@ -113,11 +113,12 @@ class FrozenImages:
         return np.concatenate(embedded)[inverse]
 
     def _run_tower(self, frames: list[np.ndarray], hashes: np.ndarray, draw: int | None) -> np.ndarray:
+        pictures = np.stack(frames) if len({frame.shape for frame in frames}) == 1 else frames
         if draw is None:
-            return self.tower.embed(frames)
+            return self.tower.embed(pictures)
         # keyed by the picture, so that the same one changes alike in every choice of clips
         rngs = [picture_rng(self.seed, draw, int(name[:10], 16)) for name in hashes]
-        return self.tower.embed(frames, rngs)
+        return self.tower.embed(pictures, rngs)
 
 
 def _content_hash(clips: ClipShards, positions: np.ndarray) -> str:

@@ -97,6 +97,6 @@ def _scalars(entry: dict[str, Any]) -> Iterator[tuple[str, float]]:
 def _step_of(line: str) -> float:
     """Return the step of a line of the log; infinity for one that was torn."""
     try:
-        return json.loads(line)["step"]
+        return int(json.loads(line)["step"])
     except (ValueError, KeyError, TypeError):
         return math.inf

@@ -45,12 +45,15 @@ class LossConfig:
 
     def __post_init__(self) -> None:
         """Refuse values that cannot be meant."""
-        for name, least, most in (
-            ("queue_size", 0, 1 << 24), ("momentum", 0, 1), ("temperature", 1e-4, 100), ("max_scale", 1e-2, 1e4),
-            ("topk", 0, self.queue_size), ("hidden", 1, 1 << 16), ("dropout", 0, 0.99),
+        for name, least, most, kind in (
+            ("queue_size", 0, 1 << 24, int), ("momentum", 0, 1, float), ("temperature", 1e-4, 100, float),
+            ("max_scale", 1e-2, 1e4, float), ("topk", 0, self.queue_size, int), ("hidden", 1, 1 << 16, int),
+            ("dropout", 0, 0.99, float),
         ):  # fmt: skip
-            if not least <= getattr(self, name) <= most:
-                raise ValueError(f"{name} is {getattr(self, name)}, want {least} to {most}")
+            value = getattr(self, name)
+            if not isinstance(value, int | kind) or not least <= value <= most:
+                what = "a whole number from " if kind is int else ""
+                raise ValueError(f"{name} is {value!r}, want {what}{least} to {most}")
         if self.reduction not in ("sum", "mean"):
             raise ValueError(f"reduction is {self.reduction!r}, want 'sum' or 'mean'")
         if not self.in_batch and not self.queue_size:

@@ -10,7 +10,7 @@ from datetime import timedelta
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState
-from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
+from accelerate.utils import InitProcessGroupKwargs
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -24,14 +24,10 @@ PATIENCE = timedelta(hours=12)
 def accelerated(config: TrainConfig) -> Iterator[Accelerator]:
     """Yield accelerate's view of this process; afterwards another run may choose other settings."""
     cpu = config.device == "cpu" or not torch.cuda.is_available()
-    handlers = [
-        # a tower may leave layers out at random (layerdrop)
-        DistributedDataParallelKwargs(find_unused_parameters=True),
-        InitProcessGroupKwargs(timeout=PATIENCE),
-    ]
+    precision = "bf16" if config.precision == "bf16" else "no"
     try:
         yield Accelerator(
-            cpu=cpu, mixed_precision="bf16" if config.precision == "bf16" else "no", kwargs_handlers=handlers
+            cpu=cpu, mixed_precision=precision, kwargs_handlers=[InitProcessGroupKwargs(timeout=PATIENCE)]
         )
     finally:
         AcceleratorState._reset_state(reset_partial_state=True)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import layer_norm
 
-from .errors import CheckpointError
+from .errors import CheckpointError, TextError
 from .speechlm_config import PADDING, SPEECHLM_BASE, SPEECHLM_LARGE, SpeechLMConfig
 from .speechlm_layers import ConvFrontEnd, SharedTransformer, SpeechTransformer, Transposed
 
@@ -125,8 +125,11 @@ class SpeechLM(nn.Module):
 
         Raises:
             CheckpointError: the network has no unit embedding.
+            TextError: a unit is not in the network's vocabulary.
         """
         padding_BU = units_BU == PADDING
+        if 0 < self.config.vocabulary <= (most := int(units_BU.max())):
+            raise TextError(f"unit {most} is not among the network's {self.config.vocabulary}; use its own vocabulary")
         embedded = self.unit_encoder.embed(self._units(units_BU), padding_BU)
         last, states = self.unit_encoder(embedded, padding_BU, generator)
         return States(states, last, padding_BU, embedded)

@@ -172,8 +172,19 @@ class Stack(nn.Module):
         for layer in self.layers:
             if not layer.training or torch.rand((), generator=generator).item() >= self.layerdrop:
                 x_BND = layer(x_BND, self.pos_emb.pe_k.weight, index_NN, padding_BN)
+            else:
+                x_BND = _past([*layer.parameters(), *self.pos_emb.parameters()], x_BND)
             states.append(x_BND)
         return states
+
+
+def _past(parameters: list[nn.Parameter], x_BND: Tensor) -> Tensor:
+    """Return x as it is, and give the parameters of a dropped layer gradients of zero, as fairseq's trainer does.
+
+    So every step has a gradient for every parameter: optimisers and processes agree on what there is.
+    """
+    firsts = [parameter.flatten()[0] for parameter in parameters if parameter.requires_grad]
+    return x_BND + 0 * torch.stack(firsts).sum() if firsts else x_BND
 
 
 class SpeechTransformer(Stack):

@@ -25,7 +25,7 @@ from ..shards.batch import Batch
 from .alarm import CollapseAlarm
 from .batches import decoded, mask, sounds_of, training_audio
 from .checkpoint import CHECKPOINT_FILE, RunState, read_state, restore, save_best, save_checkpoint
-from .curves import write_curves
+from .curves import PAGE_FILE, write_curves
 from .errors import CheckpointError, TrainError
 from .journal import METRICS_FILE, Journal, Validation, event_writer, last_validation
 from .loss import LossTerms
@@ -78,8 +78,9 @@ def train(config: TrainConfig, progress: Progress = lambda done, total, text: No
         resumed = _resumed(config, facts)
         data = prepare_data(config, clips, tower, accelerator, progress)
         trainer = stack.enter_context(_Trainer(config, facts, data, accelerator, resumed))
+        is_new = trainer.step < trainer.steps or not (config.out / PAGE_FILE).exists()
         trainer.run(progress)
-        if accelerator.is_main_process:
+        if is_new and accelerator.is_main_process:
             write_curves(config.out, config.stored() | {"facts": facts})
         accelerator.wait_for_everyone()
     validation = last_validation(config.out)
@@ -108,14 +109,15 @@ def _writing(out: Path) -> Iterator[None]:
 
 def _facts(config: TrainConfig, accelerator: Accelerator) -> tuple[dict[str, Any], Any]:
     """Return what is stored beside the configuration, and the image tower."""
-    device = accelerator.device.type
-    tower = image_tower(config.image_tower, device=str(accelerator.device), bf16=device != "cpu")
+    kind = accelerator.device.type
+    place = "cpu" if kind == "cpu" else str(accelerator.device)
+    tower = image_tower(config.image_tower, device=place, bf16=config.precision == "bf16" and kind != "cpu")
     facts = {
         "image_dim": tower.embed_dim,
         "image_fingerprint": tower.fingerprint,
         "plan_sha256": read_dataset(config.shards)["plan_sha256"],
         "processes": accelerator.num_processes,
-        "made_with": {"unibrivl": __version__, "torch": str(torch.__version__), "device": device},
+        "made_with": {"unibrivl": __version__, "torch": str(torch.__version__), "device": kind},
     }
     return facts, tower
 

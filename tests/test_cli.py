@@ -244,7 +244,7 @@ def test_train_and_index_and_measure(call: Call, tiny: Path, tmp_path: Path) -> 
     train_words = ("train", tiny / "shards", "--out", tmp_path / "run", "--epochs", "1", "--batch-size", "4", *TOWER)
     code, out, err = call(*train_words)
     assert (code, err) == (0, "")
-    assert re.match(rf"\d+ steps in {tmp_path / 'run'}; curves: {tmp_path / 'run' / 'plot.png'}\n", out)
+    assert re.match(rf"\d+ steps in {tmp_path / 'run'}; curves: {tmp_path / 'run' / 'curves.html'}\n", out)
     assert re.search(r"^audio to image: R@10 [01]\.\d{3} among \d+ \(.+\), chance [01]\.\d{3}$", out, re.MULTILINE)
     code, out, _ = call(*train_words, "--json")  # complete: nothing to do
     value = json.loads(out)

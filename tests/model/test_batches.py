@@ -74,12 +74,16 @@ def test_a_generator_belongs_to_seed_epoch_and_clip() -> None:
 
 
 def test_training_sound_depends_on_seed_epoch_and_clip_alone(shards: Path) -> None:
+    def sound(positions: list[int], **key: int) -> tuple[torch.Tensor, list[np.random.Generator]]:
+        sounds = [clips[position].audio() for position in positions]
+        return training_audio(sounds, np.array(positions), 8000, **key)
+
     with ClipShards(shards, split="train") as clips:
-        first, rngs = training_audio(clips, np.array([3, 1, 7]), 8000, seed=5, epoch=2)
-        again, _ = training_audio(clips, np.array([3, 1, 7]), 8000, seed=5, epoch=2)
-        elsewhere, others = training_audio(clips, np.array([7, 0]), 8000, seed=5, epoch=2)
-        next_epoch, _ = training_audio(clips, np.array([3, 1, 7]), 8000, seed=5, epoch=3)
-        other_seed, _ = training_audio(clips, np.array([3, 1, 7]), 8000, seed=6, epoch=2)
+        first, rngs = sound([3, 1, 7], seed=5, epoch=2)
+        again, _ = sound([3, 1, 7], seed=5, epoch=2)
+        elsewhere, others = sound([7, 0], seed=5, epoch=2)
+        next_epoch, _ = sound([3, 1, 7], seed=5, epoch=3)
+        other_seed, _ = sound([3, 1, 7], seed=6, epoch=2)
     assert first.shape == (3, 8000) and first.dtype == torch.float32
     assert torch.equal(first, again)
     assert torch.equal(first[2], elsewhere[0])

@@ -222,6 +222,7 @@ def test_full_size_has_the_published_parameters(
     assert count(encoder.learnable["imgFC"]) == pytest.approx(mlp, abs=0.006)
     assert count(encoder) == pytest.approx(cnn + attention + mlp + conv, abs=0.1)
     names = set(encoder.state_dict())
+    assert sum(name.startswith("backbone.") for name in names) == (854 if config is B5 else 1200)
     assert ("learnable.max_pool.0.weight" in names) == config.conv
     assert {"backbone.conv_stem.weight", "backbone.classifier.bias", "learnable.imgFC.fc2.bias"} <= names
     assert {"learnable.imgAtt.layers.3.self_attn.in_proj_weight", "learnable.imgAtt.layers.0.norm1.bias"} <= names

@@ -1,6 +1,7 @@
 """A run's one file: what goes in comes out, and what is not it is refused in one line."""
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -9,15 +10,19 @@ from safetensors.torch import load_file, save_file
 
 from unibrivl.model.checkpoint import CHECKPOINT_FILE, RunState, load_model, read_state, restore, save_checkpoint
 from unibrivl.model.errors import CheckpointError
-from unibrivl.model.unibrivl import UniBriVL
+from unibrivl.model.loss import LossConfig
+from unibrivl.model.unibrivl import IN_BATCH_ONLY, TRAINING_ONLY, UniBriVL
 
 IMAGE_DIM = 6
 FACTS = {"image_dim": IMAGE_DIM, "image_fingerprint": "c" * 64}
 
 
-def make_model(seed: int = 0) -> tuple[UniBriVL, torch.optim.Optimizer]:
+QUEUED = LossConfig(queue_size=8, hidden=12, in_batch=False, topk=1)
+
+
+def make_model(seed: int = 0, loss: LossConfig = IN_BATCH_ONLY) -> tuple[UniBriVL, torch.optim.Optimizer]:
     torch.manual_seed(seed)
-    model = UniBriVL("tiny", {}, IMAGE_DIM)
+    model = UniBriVL("tiny", {}, IMAGE_DIM, loss)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
     audio = torch.randn(5, 16_000)
     model.begin_step()
@@ -34,6 +39,14 @@ def saved(tmp_path: Path, tiny_tower: str) -> tuple[Path, UniBriVL, torch.optim.
     config = {"language_tower": {"name": tiny_tower, "options": {}}, "image_tower": "colours", "note": "Größe"}
     save_checkpoint(tmp_path, RunState(config, FACTS, 3, 9), model, optimizer)
     return tmp_path, model, optimizer
+
+
+def save_queued(run: Path) -> tuple[UniBriVL, torch.optim.Optimizer]:
+    """Write the checkpoint of a run with a queue."""
+    model, optimizer = make_model(loss=QUEUED)
+    config = {"language_tower": {"name": "tiny", "options": {}}, "loss": asdict(QUEUED)}
+    save_checkpoint(run, RunState(config, FACTS, 3, 9), model, optimizer)
+    return model, optimizer
 
 
 def rewrite(run: Path, tensors: dict[str, torch.Tensor] | None = None, **metadata: str) -> None:
@@ -73,6 +86,40 @@ def test_what_goes_in_comes_out(saved: tuple[Path, UniBriVL, torch.optim.Optimiz
         assert all(torch.equal(values[what], found[number][what]) for what in values)
 
 
+def test_a_run_with_a_queue_goes_on_where_it_was(tmp_path: Path, tiny_tower: str) -> None:
+    model, optimizer = save_queued(tmp_path)
+    other, fresh = make_model(1, QUEUED)
+    restore(tmp_path, other, fresh)
+    assert int(other.queues.filled) == 5 and other.queues.ids[:5].tolist() == [0, 1, 2, 3, 4]
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(other.state_dict()[name], tensor), name
+    wanted, found = optimizer.state_dict()["state"], fresh.state_dict()["state"]
+    assert wanted.keys() == found.keys() and len(wanted) == len([p for p in model.parameters() if p.requires_grad])
+
+
+def test_inference_needs_neither_queue_nor_copies(tmp_path: Path, tiny_tower: str) -> None:
+    model, _ = save_queued(tmp_path)
+    loaded, _ = load_model(tmp_path)
+    assert loaded.queues is None and not [name for name in loaded.state_dict() if name.startswith(TRAINING_ONLY)]
+    assert loaded.fingerprint() == model.fingerprint()
+    audio = torch.randn(3, 16_000)
+    assert torch.equal(loaded.embed_audio(audio), model.eval().embed_audio(audio))
+    tensors = load_file(tmp_path / CHECKPOINT_FILE)
+    assert any(name.startswith("model.queues.") for name in tensors)
+    rewrite(tmp_path, {k: v for k, v in tensors.items() if not k.removeprefix("model.").startswith(TRAINING_ONLY)})
+    assert load_model(tmp_path)[0].fingerprint() == model.fingerprint()
+    other, optimizer = make_model(1, QUEUED)
+    with pytest.raises(CheckpointError, match="does not fit the model"):
+        restore(tmp_path, other, optimizer)  # going on needs them
+
+
+@pytest.mark.parametrize("loss", ['{"hidden": 0}', '{"width": 3}', "[1]", '"sum"', '{"hidden": "12"}'])
+def test_a_loss_that_is_none_is_refused(tmp_path: Path, tiny_tower: str, loss: str) -> None:
+    save_queued(tmp_path)
+    rewrite(tmp_path, config=f'{{"language_tower": {{"name": "tiny", "options": {{}}}}, "loss": {loss}}}')
+    assert "not a checkpoint of unibrivl (loss: " in refused(tmp_path)
+
+
 def test_the_fingerprint_of_a_model_ignores_what_no_sound_passes(tiny_tower: str) -> None:
     model, _ = make_model()
     before = model.fingerprint()
@@ -90,13 +137,13 @@ def test_the_file_holds_a_header_and_tensors_and_no_pickle(run: Path) -> None:
     length = int.from_bytes(data[:8], "little")
     header = json.loads(data[8 : 8 + length])
     metadata = header.pop("__metadata__")
-    assert set(metadata) == {"format", "config", "facts", "step", "steps"}
+    assert set(metadata) == {"format", "config", "facts", "place", "step", "steps"}
     places = sorted(entry["data_offsets"] for entry in header.values())
     assert [first for first, _ in places] == [0] + [last for _, last in places[:-1]]  # no gap
     assert 8 + length + places[-1][1] == len(data)  # and nothing behind
     assert {name.partition(".")[0] for name in header} == {"model", "optimizer"}
     for path in run.rglob("*"):
-        assert path.suffix in (".safetensors", ".jsonl", ".png"), path
+        assert path.suffix in (".safetensors", ".jsonl", ".png", ".html"), path
 
 
 @pytest.mark.parametrize("kept", [0, 5, 8, 100, -1])

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from unibrivl.model import frozen
-from unibrivl.model.frozen import image_embeddings
+from unibrivl.model.frozen import FrozenImages, image_embeddings
 from unibrivl.shards import ClipShards
 
 
@@ -21,11 +21,12 @@ class CountingTower:
         self.fingerprint = fingerprint
         self.pictures = 0
 
-    def embed(self, frames_BHWC: np.ndarray) -> np.ndarray:
+    def embed(self, frames_BHWC: np.ndarray, rngs: list[np.random.Generator] | None = None) -> np.ndarray:
         self.pictures += len(frames_BHWC)
         size = frames_BHWC.shape[1] // 2
         quarters = frames_BHWC.reshape(len(frames_BHWC), 2, size, 2, size, 3).mean(axis=(2, 4))
-        return quarters.reshape(len(frames_BHWC), 12).astype(np.float32)
+        changes = np.stack([rng.normal(0, 30, 12) for rng in rngs]) if rngs else 0
+        return (quarters.reshape(len(frames_BHWC), 12) + changes).astype(np.float32)
 
 
 def embed(shards: Path, tower: CountingTower, split: str | None = None) -> np.ndarray:
@@ -80,6 +81,9 @@ def damage(path: Path, how: str) -> None:
         np.save(path, np.array([{}], dtype=object), allow_pickle=True)
     elif how == "zip":
         path.write_bytes(b"PK\x03\x04" + bytes(40))
+    elif how == "bit":
+        data[-20] ^= 1  # within the numbers
+        path.write_bytes(data)
     elif how == "nan":
         values[2, 3] = np.nan
         np.save(path, values)
@@ -90,7 +94,7 @@ def damage(path: Path, how: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "how", ["truncated", "empty", "garbage", "header", "pickle", "zip", "nan", "rows", "dtype"]
+    "how", ["truncated", "empty", "garbage", "bit", "header", "pickle", "zip", "nan", "rows", "dtype"]
 )  # fmt: skip
 def test_a_damaged_file_is_made_again(shards_copy: Path, how: str) -> None:
     expected = embed(shards_copy, CountingTower())
@@ -126,7 +130,7 @@ def test_a_folder_that_cannot_be_written_only_warns(
     def refuse(*_: object) -> None:
         raise OSError(number, "refused")
 
-    monkeypatch.setattr(frozen, "write_file", refuse)
+    monkeypatch.setattr(frozen, "write_bytes", refuse)
     with caplog.at_level(logging.WARNING):
         assert np.array_equal(embed(shards_copy, CountingTower()), expected)
     assert "cannot be written, so the pictures will be embedded again" in caplog.text
@@ -136,6 +140,40 @@ def test_a_full_disk_is_no_warning(shards_copy: Path, monkeypatch: pytest.Monkey
     def refuse(*_: object) -> None:
         raise OSError(errno.ENOSPC, "full")
 
-    monkeypatch.setattr(frozen, "write_file", refuse)
+    monkeypatch.setattr(frozen, "write_bytes", refuse)
     with pytest.raises(OSError, match="full"):
         embed(shards_copy, CountingTower())
+
+
+def test_draws_differ_and_are_kept(shards_copy: Path) -> None:
+    tower = CountingTower()
+    with ClipShards(shards_copy) as clips:
+        images = FrozenImages(clips, tower, seed=3, num_draws=2)
+        images.make(lambda number: None)
+        assert tower.pictures == 3 * 24 and len(cached(shards_copy)) == 3 * 4
+        epochs = [images.of_epoch(epoch) for epoch in range(4)]
+        assert tower.pictures == 3 * 24
+        other = FrozenImages(clips, tower, seed=4, num_draws=2).of_epoch(0)
+    assert all(abs(float(e.norm(dim=1).mean()) - 1) < 1e-6 for e in epochs)
+    assert epochs[0].equal(epochs[2]) and epochs[1].equal(epochs[3])
+    for found in (epochs[1], images.plain, other):
+        assert not (epochs[0] == found).all(dim=1).any()
+
+
+def test_a_draw_belongs_to_the_picture_and_not_to_the_choice_of_clips(shards_copy: Path) -> None:
+    with ClipShards(shards_copy) as clips, ClipShards(shards_copy, split="test") as some:
+        everything = FrozenImages(clips, CountingTower(), num_draws=1)
+        part = FrozenImages(some, CountingTower("0" * 64), num_draws=1).of_epoch(0)
+        places = [position for position, split in enumerate(clips.catalog.column("split")) if split == "test"]
+    assert len(part) == 6 and part.equal(everything.of_epoch(0)[places])
+
+
+def test_processes_share_the_shards_among_them(shards_copy: Path) -> None:
+    towers = [CountingTower() for _ in range(3)]
+    with ClipShards(shards_copy) as clips:
+        for part, tower in enumerate(towers):
+            FrozenImages(clips, tower).make(lambda number: None, part=part, num_parts=3)
+        assert sum(tower.pictures for tower in towers) == 24 and all(tower.pictures for tower in towers)
+        last = CountingTower()
+        image_embeddings(clips, last)
+    assert last.pictures == 0

@@ -13,7 +13,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
-from unibrivl.model.errors import CheckpointError
+from unibrivl.model.errors import CheckpointError, TextError
 from unibrivl.model.speechlm import SPEECHLM_BASE, SPEECHLM_LARGE, SpeechLM, SpeechLMConfig, frame_padding, random_spans
 from unibrivl.model.speechlm_layers import NormedConv, relative_bias, relative_index
 
@@ -211,6 +211,11 @@ def test_text_without_a_unit_embedding_is_refused() -> None:
         network(dataclasses.replace(POST, vocabulary=0)).text(torch.tensor([[4]]))
 
 
+def test_units_beyond_the_vocabulary_are_refused() -> None:
+    with pytest.raises(TextError, match="unit 11 is not among the network's 11; use its own vocabulary"):
+        network(POST).text(torch.tensor([[4, 11, 1]]))
+
+
 def test_frames_beyond_the_last_position_share_it() -> None:
     model = network(dataclasses.replace(POST, positions=3))
     x = torch.zeros(1, 6, POST.dim)
@@ -293,6 +298,10 @@ def test_a_dropped_layer_hands_on_what_it_got() -> None:
     states = model.speech(sound(1, 3000))
     assert len(states.layers) == 4
     assert torch.equal(states.layers[0], states.layers[2]) and torch.equal(states.layers[3], states.embedded)
+    states.last.square().sum().backward()
+    passed = [*model.encoder.layers.parameters(), *model.encoder.pos_emb.parameters()]
+    assert all(p.grad is not None and not p.grad.any() for p in passed)
+    assert model.post_extract_proj.weight.grad.any()
 
 
 def test_swapped_frames_get_the_targets_embeddings() -> None:

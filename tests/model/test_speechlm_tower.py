@@ -270,7 +270,7 @@ class StopError(Exception):
 def run_of_two(shards_copy: Path, tmp_path: Path, imported: Path, monkeypatch: pytest.MonkeyPatch) -> TrainConfig:
     """Return the configuration of a run of two steps that starts from imported weights."""
     monkeypatch.setitem(towers.IMAGE_TOWERS, "colours", Colours)
-    network = LARGE | {"dropout": 0.1}
+    network = LARGE | {"layerdrop": 0.5, "dropout": 0.1}
     options = OPTIONS | {"weights": str(imported), "network": network}
     return TrainConfig(
         shards=shards_copy, out=tmp_path / "run", language_tower="speechlm-base", tower_options=options, epochs=1,
@@ -284,6 +284,7 @@ def test_a_run_trains_what_is_not_frozen_and_resumes_bit_for_bit(run_of_two: Tra
     start = load_file(imported / "weights.safetensors")
     assert isinstance(model.language, SpeechlmTower)
     after = model.language.network.state_dict()
+    assert model.language.config.network["layerdrop"] == 0.5
     changed = {name for name, tensor in start.items() if not torch.equal(after[name], tensor)}
     assert "unit_encoder.layers.1.fc1.weight" in changed and "post_extract_proj.weight" in changed
     frozen = ("feature_extractor", "final_proj_list", "label_embs_list", "unit_embed_tokens", "unit_encoder.version")

@@ -14,61 +14,37 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from safetensors.torch import load_file
 
 from unibrivl.model import towers
+from unibrivl.model import train as train_module
 from unibrivl.model.checkpoint import BEST_FILE, CHECKPOINT_FILE, load_model, read_state
+from unibrivl.model.curves import PAGE_FILE
 from unibrivl.model.errors import CheckpointError, TrainError
+from unibrivl.model.journal import METRICS_FILE
 from unibrivl.model.loss import LossConfig, LossTerms
 from unibrivl.model.train import train
 from unibrivl.model.train_config import TrainConfig
 from unibrivl.model.validation import mean_figure
 from unibrivl.shards.atomic import hold_directory
 
-TIMING = ("step_s", "data_wait_s", "clips_per_s")
-TINY_IMAGE_DIM = 12
+from .tiny import TinyImageTower, assert_same_run, metrics
 
 
 class StopError(Exception):
     """What a disturbed run dies of."""
 
 
-class TinyImageTower:
-    """Mean colours of the picture's quarters, as a frozen tower."""
-
-    name = "colours"
-    embed_dim = TINY_IMAGE_DIM
-    fingerprint = "c" * 64
-
-    def embed(self, frames_BHWC: np.ndarray) -> np.ndarray:
-        size = frames_BHWC.shape[1] // 2
-        quarters = frames_BHWC.reshape(len(frames_BHWC), 2, size, 2, size, 3).mean(axis=(2, 4))
-        return quarters.reshape(len(frames_BHWC), 12).astype(np.float32) - 128
-
-
 @pytest.fixture
 def tiny_config(shards_copy: Path, tmp_path: Path, tiny_tower: str, monkeypatch: pytest.MonkeyPatch) -> TrainConfig:
     """Return a configuration that trains in a second, on towers made for it."""
     monkeypatch.setitem(towers.IMAGE_TOWERS, "colours", TinyImageTower)
+    # nine tenths of the time of such a run; test_curves draws
+    monkeypatch.setattr(train_module, "write_curves", lambda out, described: (out / PAGE_FILE).touch())
     return TrainConfig(
         shards=shards_copy, out=tmp_path / "run", language_tower=tiny_tower, image_tower="colours", epochs=5,
         batch_size=4, val_share=0.2, validate_every=1, checkpoint_every=2, warmup_steps=2,
     )  # fmt: skip
-
-
-def metrics(run: Path) -> list[dict]:
-    entries = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return [{name: value for name, value in entry.items() if name not in TIMING} for entry in entries]
-
-
-def assert_same_run(found: Path, expected: Path) -> None:
-    ours, theirs = load_file(found / CHECKPOINT_FILE), load_file(expected / CHECKPOINT_FILE)
-    assert ours.keys() == theirs.keys()
-    different = [name for name, tensor in theirs.items() if not torch.equal(ours[name], tensor)]
-    assert different == []
-    assert metrics(found) == metrics(expected)
-    assert read_state(found) == read_state(expected)
 
 
 def stopper(after: int):
@@ -135,7 +111,7 @@ def test_wherever_it_stops_it_goes_on(
     if how == "everything":
         tiny_config = dataclasses.replace(
             tiny_config, batch_size=2, accumulate=2, loss=LossConfig(queue_size=7), weight_decay=0.1, image_draws=2,
-            layer_decay=0.5, precision="bf16", epochs=4,
+            layer_decay=0.5, precision="bf16",
         )  # fmt: skip
     undisturbed = dataclasses.replace(tiny_config, out=tmp_path / "undisturbed")
     assert train(undisturbed).steps > max(stops)
@@ -168,7 +144,7 @@ def test_a_complete_run_is_left_as_it_is(tiny_config: TrainConfig) -> None:
     assert {path.name: path.read_bytes() for path in tiny_config.out.iterdir()} == before
     assert (tiny_config.out / CHECKPOINT_FILE).stat().st_mtime_ns == written
     assert (second.steps, second.validation) == (first.steps, first.validation)
-    assert set(before) == {CHECKPOINT_FILE, BEST_FILE, "metrics.jsonl", "plot.png", "curves.html"}
+    assert set(before) == {CHECKPOINT_FILE, BEST_FILE, METRICS_FILE, PAGE_FILE}
 
 
 def test_what_a_killed_run_left_half_written_is_cleared(tiny_config: TrainConfig) -> None:
@@ -363,12 +339,6 @@ def test_training_leaves_the_image_tower_alone(
 def test_the_image_tower_is_no_part_of_the_checkpoint(run: Path) -> None:
     parts = {name.split(".")[1] for name in load_file(run / CHECKPOINT_FILE)}
     assert parts == {"language", "f", "g", "log_scale"}
-
-
-def test_curves_are_a_picture(run: Path) -> None:
-    with Image.open(run / "plot.png") as image:
-        assert image.format == "PNG" and image.width >= 600
-        assert len(image.convert("RGB").getcolors(1 << 20)) > 5
 
 
 def test_the_metrics_say_what_was_measured(run: Path) -> None:

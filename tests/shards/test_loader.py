@@ -345,3 +345,30 @@ def test_a_set_smaller_than_a_batch_is_refused(clips: ClipShards) -> None:
     with pytest.raises(ShardError, match="22 clips do not fill one batch of 12 on 2 ranks"):
         clips.loader(batch_size=12, world_size=2)
     assert len(clips.loader(batch_size=12, world_size=2, drop_last=False)) == 1
+
+
+def test_a_part_of_the_clips_is_loaded_alone(clips: ClipShards) -> None:
+    chosen = np.array([20, 3, 9, 1, 14])
+    part = clips.take(chosen, fields=("audio",))
+    assert [part[n].key for n in range(5)] == [clips[int(n)].key for n in chosen]
+    assert len(part) == 5 and len(clips) == NUM_CLIPS and part.catalog_sha != clips.catalog_sha
+    for workers in (0, 1):
+        with part.loader(batch_size=2, seed=7, workers=workers) as loader:
+            batches: list[Any] = list(loader)
+        assert places(batches) == epoch_order(5, seed=7, epoch=0)[:4].tolist()
+        assert "frame" not in batches[0] and "info" not in batches[0]
+        assert [key for batch in batches for key in batch["key"]] == [part[place].key for place in places(batches)]
+    part.close()
+    assert clips.fields == ("audio", "frame", "info") and clips[0].key
+
+
+def test_a_place_among_other_clips_means_nothing(clips: ClipShards) -> None:
+    state = clips.loader(batch_size=2).state_dict()
+    with pytest.raises(ShardError, match="catalog_sha"):
+        clips.take(np.arange(5)).loader(batch_size=2).load_state_dict(state)
+
+
+@pytest.mark.parametrize("positions", [[0, 0], [-1], [NUM_CLIPS]])
+def test_clips_that_are_not_there_or_come_twice_are_refused(clips: ClipShards, positions: list[int]) -> None:
+    with pytest.raises(ValueError, match="positions: want each once, from 0 to 21"):
+        clips.take(np.array(positions))
