@@ -92,7 +92,7 @@ class TrainSpeedConfig:
                 raise ValueError(f"{name} is {getattr(self, name)}, want at least {least}")
 
 
-QUICK = {"repeats": 3, "batch": 2, "layers": 2, "gpu_batch": 32, "gpu_steps": 20}
+QUICK = {"repeats": 3, "batch": 2, "layers": 6, "gpu_batch": 32, "gpu_steps": 20}
 FULL = {"repeats": 7, "batch": 4, "layers": 6, "gpu_batch": 32, "gpu_steps": 60}
 
 

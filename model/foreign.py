@@ -35,7 +35,8 @@ LEGACY_PICKLES = 5
 """Of a legacy file: magic number, protocol, system, content, names of the storages that follow."""
 
 TENSOR_PARTS = frozenset(
-    ["collections.OrderedDict", "torch.Size", "torch.nn.parameter.Parameter", "torch.serialization._get_layout"]
+    ["_codecs.encode", "collections.OrderedDict", "torch.Size", "torch.nn.parameter.Parameter",
+     "torch.serialization._get_layout"]
     + [f"torch._utils._rebuild_{name}" for name in ("tensor", "tensor_v2", "parameter")]
     + [f"torch.{name}Storage" for name in (
         "Float", "Double", "Half", "BFloat16", "Long", "Int", "Short", "Char", "Byte", "Bool",
@@ -44,7 +45,7 @@ TENSOR_PARTS = frozenset(
         "float32", "float64", "float16", "bfloat16", "int64", "int32", "int16", "int8", "uint8", "bool",
     )]
 )  # fmt: skip
-"""What dictionaries of tensors need; torch's list is longer."""
+"""What dictionaries of tensors and bytes need; torch's list is longer."""
 HARMLESS = frozenset(
     [
         "argparse.Namespace", "builtins.bool", "builtins.dict", "builtins.float", "builtins.int", "builtins.list",

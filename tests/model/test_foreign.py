@@ -187,6 +187,17 @@ def test_known_harmless_classes_become_inert(form: str, fairseq: Any, tmp_path: 
     assert set(torch.serialization.get_safe_globals()) == allowed
 
 
+@pytest.mark.parametrize("form", FORMS)
+def test_numbers_of_numpy_beside_the_weights_do_no_harm(form: str, tmp_path: Path) -> None:
+    """Trainers keep a loss or a learning rate as such a number; it is of no use here, and no array is made."""
+    path = tmp_path / "a.pt"
+    value = {"model": {"w": torch.ones(2)}, "best": np.float64(0.5), "bytes": b"xyz", "curve": np.arange(3)}
+    torch.save(value, path, _use_new_zipfile_serialization=form == "zip")
+    content = read_foreign(path).content
+    assert torch.equal(content["model"]["w"], torch.ones(2)) and content["bytes"] == b"xyz"
+    assert plain({"best": content["best"], "curve": content["curve"]}) == {"best": None, "curve": None}
+
+
 def test_settings_of_omegaconf_are_opened() -> None:
     def made(name: str, **state: Any) -> Any:
         stub = foreign._stub(f"omegaconf.{name}")()
