@@ -16,7 +16,7 @@ from . import UnibrivlError, __version__
 from .bench.commands import app as bench
 from .ingest.commands import ingest, sample, shards
 from .ingest.console import Json, bar, print_json, print_table, usage
-from .model.train_command import train
+from .model.train_command import embed, train
 
 PANEL = "From video to answers"
 
@@ -31,6 +31,7 @@ app = typer.Typer(
 app.command(rich_help_panel=PANEL)(sample)
 app.command(rich_help_panel=PANEL)(ingest)
 app.command(rich_help_panel=PANEL)(train)
+app.command(rich_help_panel=PANEL)(embed)
 app.add_typer(shards, name="shards", rich_help_panel=PANEL)
 app.add_typer(bench, name="bench", rich_help_panel="Measured")
 
