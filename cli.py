@@ -17,7 +17,7 @@ from .bench.commands import app as bench
 from .ingest.commands import ingest, sample, shards
 from .ingest.console import Json, bar, print_json, print_table, usage
 from .model.commands import app as model
-from .model.train_command import train
+from .model.train_command import embed, train
 
 PANEL = "From video to answers"
 
@@ -32,6 +32,7 @@ app = typer.Typer(
 app.command(rich_help_panel=PANEL)(sample)
 app.command(rich_help_panel=PANEL)(ingest)
 app.command(rich_help_panel=PANEL)(train)
+app.command(rich_help_panel=PANEL)(embed)
 app.add_typer(shards, name="shards", rich_help_panel=PANEL)
 app.add_typer(model, name="model", rich_help_panel=PANEL)
 app.add_typer(bench, name="bench", rich_help_panel="Measured")

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch.nn.functional import normalize
 
 from ..shards import SAMPLE_RATE, ClipShards
-from .batches import fit
+from .batches import decoded, fit, sounds_of
 from .checkpoint import RunState, load_model
 from .errors import CheckpointError
 from .frozen import image_embeddings
@@ -38,9 +39,12 @@ class Encoder:
         return {"audio": self.model.fingerprint(), "image": self.images.fingerprint}
 
     def audio(self, sounds: list[np.ndarray]) -> np.ndarray:
-        """Return float32 (sounds, dim), unit norm, for float32 mono sounds at 16 kHz of any length."""
+        """Return float32 (sounds, dim), unit norm, for float32 mono sounds at 16 kHz of any lengths."""
         audio_BT = np.stack([fit(sound, self.model.language.num_samples) for sound in sounds])
-        return self.model.embed_audio(torch.from_numpy(audio_BT)).numpy()
+        device = self.model.log_scale.device
+        with torch.autocast(device.type, torch.bfloat16, enabled=device.type != "cpu"):
+            embedded = self.model.embed_audio(torch.from_numpy(audio_BT).to(device))
+        return normalize(embedded.float(), dim=1).cpu().numpy()
 
     def image(self, frames: list[np.ndarray]) -> np.ndarray:
         """Return float32 (frames, dim), unit norm, for uint8 (H, W, 3) pictures of any sizes."""
@@ -48,12 +52,13 @@ class Encoder:
         return embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)
 
     def all_audio(self, clips: ClipShards, progress: Callable[[int], None] = lambda count: None) -> np.ndarray:
-        """Return the embeddings of every clip's sound, in catalog order."""
+        """Return the embeddings of every clip's sound, in catalog order; sounds are read and decoded ahead."""
         parts = []
-        for start in range(0, len(clips), BATCH):
-            sounds = [clips[i].audio() for i in range(start, min(start + BATCH, len(clips)))]
-            parts.append(self.audio(sounds))
-            progress(len(sounds))
+        sounds_only = clips.take(np.arange(len(clips)), fields=("audio",))
+        with sounds_only, sounds_only.loader(batch_size=BATCH, shuffle="none", drop_last=False) as loader:
+            for batch in decoded(loader):
+                parts.append(self.audio(sounds_of(batch)))
+                progress(len(parts[-1]))
         return np.concatenate(parts)
 
     def all_images(self, clips: ClipShards, progress: Callable[[int], None] = lambda count: None) -> np.ndarray:
@@ -72,23 +77,28 @@ class Encoder:
         return {"audio": self.audio([tone])[0], "image": self.image([picture.astype(np.uint8)])[0]}
 
 
-def load_encoder(run: Path, image_tower_name: str | None = None) -> Encoder:
+def load_encoder(
+    run: Path, image_tower_name: str | None = None, *, which: str = "last", device: str | None = None
+) -> Encoder:
     """Load a trained run with its image tower.
 
     Args:
         run: folder of the run.
         image_tower_name: the tower's name where its weights lie now, if they were moved; by default the run's.
+        which: the `last` checkpoint, or the `best` in validation.
+        device: where both towers compute, in bfloat16 unless it is `cpu`; by default a GPU where there is one.
 
     Raises:
         CheckpointError: the run is missing or damaged, or the image tower is missing or not the one it was trained
             against.
     """
-    model, state = load_model(run)
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    model, state = load_model(run, which)
     trained_against = str(state.facts.get("image_fingerprint"))
     name = image_tower_name or str(state.config.get("image_tower"))
     placed = name != image_tower_kind(name)
     try:
-        images = image_tower(name)
+        images = image_tower(name, device=device, bf16=device != "cpu")
     except CheckpointError as e:
         if not placed:
             raise
@@ -100,4 +110,4 @@ def load_encoder(run: Path, image_tower_name: str | None = None) -> Encoder:
             f"{run} was trained against image tower {trained_against[:12]}, "
             f"{images.name} is here {images.fingerprint[:12]}; {remedy}"
         )
-    return Encoder(run, model, images, state)
+    return Encoder(run, model.to(device), images, state)

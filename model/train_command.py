@@ -1,4 +1,4 @@
-"""The command `unibrivl train`."""
+"""The commands `unibrivl train` and `unibrivl embed`."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -133,3 +133,29 @@ def _print_grid(config: Any, points: list[Any], as_json: bool) -> None:
     ]
     columns = ("run", "MRR", "chance", "R@10", "chance", "best step", "")
     print_table("grid, best first; means of both directions in validation", columns, rows)
+
+
+def embed(
+    run: Annotated[Path, typer.Argument(help="A trained run.")],
+    shards: Annotated[Path, typer.Argument(help="Shard set to embed.")],
+    out: Annotated[Path, typer.Option(help="Folder for one Parquet file a shard.")],
+    split: Annotated[str | None, typer.Option(help="Part of the shard set. (default: all)")] = None,
+    checkpoint: Annotated[str, typer.Option(help="last, or best in validation.")] = "last",
+    as_json: Json = False,
+) -> None:
+    """Write the embeddings of every clip's sound and picture as Parquet; run it again to finish.
+
+    Example: unibrivl embed try/run try/shards --out try/embeddings
+    """
+    from dataclasses import asdict
+
+    from .embed_set import EmbedConfig, embed_set
+
+    with usage():
+        config = EmbedConfig(run=run, shards=shards, out=out, split=split, which=checkpoint)
+    with bar("embed", unit="clips") as step:
+        result = embed_set(config, step)
+    if as_json:
+        print_json({"embeddings": str(out)} | asdict(result))
+    else:
+        typer.echo(f"{result.clips} clips in {result.files} files of {out} ({result.made} new)")

@@ -4,6 +4,7 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
+from torch.nn.functional import normalize
 
 from ..shards import ClipLoader
 from .batches import decoded, fit, sounds_of
@@ -43,7 +44,7 @@ class Validator:
             audio = np.stack([fit(sound, model.language.num_samples) for sound in sounds_of(batch)])
             with self.accelerator.autocast():
                 embedded = model.embed_audio(torch.from_numpy(audio).to(self.accelerator.device))
-            found.append((batch["position"], embedded.float().cpu().numpy()))
+            found.append((batch["position"], normalize(embedded.float(), dim=1).cpu().numpy()))
         everyone = gather_object(found) if self.accelerator.num_processes > 1 else found
         embeddings_NV = np.empty((len(self.data.val), everyone[0][1].shape[1]), dtype=np.float32)
         for positions, values in everyone:

@@ -20,6 +20,7 @@ from unibrivl import (
 )
 from unibrivl.index.errors import IndexStoreError
 from unibrivl.ingest.console import print_table
+from unibrivl.model.checkpoint import read_state
 from unibrivl.shards import ClipShards
 
 HEAVY = ("torch", "torchvision", "torchaudio", "timm", "faiss", "av", "pyarrow", "matplotlib", "PIL", "soundfile")
@@ -117,7 +118,9 @@ def test_the_version() -> None:
         ["query", "index", "--image", "b", "-k", "0"],
         ["query", "index", "--image", "b", "--to", "text"], ["train", "s", "--out", "o", "--epochs", "0"],
         ["train", "s", "--out", "o", "--lr", "nan"], ["train", "s", "--out", "o", "--set", "num_mels"],
-        ["train", "s", "--out", "o", "--set", "num_mels=many"], ["bench", "retrieval", "i", "--permutations", "1"],
+        ["train", "s", "--out", "o", "--set", "num_mels=many"], ["train", "s", "--out", "o", "--preset", "huge"],
+        ["train", "s", "--out", "o", "--set", "epoch=3"], ["train", "s", "--out", "o", "--set", "loss.queue_size=3"],
+        ["bench", "retrieval", "i", "--permutations", "1"],
         ["bench", "demo", "--sample", "music"],
     ],
     ids=" ".join,
@@ -240,6 +243,32 @@ def test_query_as_a_process(tiny: Path, question: tuple[str, Path, Path]) -> Non
     assert json.loads(done.stdout)["results"]["image"][0]["key"] == question[0]
 
 
+def test_a_preset_a_flag_and_a_setting(call: Call, tiny: Path, tmp_path: Path) -> None:
+    """The flag goes before the preset, the setting before both."""
+    words = ("--preset", "tiny", "--epochs", "1", "--batch-size", "16", "--set", "batch_size=4", *TOWER)
+    code, _, err = call("train", tiny / "shards", "--out", tmp_path / "run", *words)
+    assert (code, err) == (0, "")
+    config = read_state(tmp_path / "run").config
+    assert (config["epochs"], config["batch_size"], config["lr"], config["loss"]["queue_size"]) == (1, 4, 5e-4, 256)
+    assert config["language_tower"]["options"]["num_mels"] == 32
+
+
+def test_a_grid_prints_a_table_and_fails_for_a_failed_run(call: Call, tiny: Path, tmp_path: Path) -> None:
+    (tmp_path / "grid.json").write_text(json.dumps({"points": [{"lr": 1e-3}, {"batch_size": 400}]}))
+    words = ("train", tiny / "shards", "--out", tmp_path / "grid", "--grid", tmp_path / "grid.json", "--epochs", "1")
+    code, out, err = call(*words, "--batch-size", "4", *TOWER)
+    assert code == 1 and re.fullmatch(r"error: 1 of 2 runs failed; 001-batch_size-400: .* fewer than .*\n", err)
+    assert re.search(r"000-lr-0\.001 .* 0\.\d{3} .* done", out) and "failed" in out and "MRR" in out
+    code, out, _ = call(*words, "--batch-size", "4", *TOWER, "--json")
+    points = json.loads(out)["points"]
+    assert code == 1 and [point["state"] for point in points] == ["done", "failed"]
+    assert points[0]["validation"]["audio_to_image"]["chance_mrr"] > 0
+    assert_one_error_line(call(*words[:-3], tmp_path / "none.toml"), "none.toml: cannot be read")
+    (tmp_path / "grid.json").write_text('{"rate": [1]}')
+    code, out, err = call(*words)
+    assert code == 2 and "no option 'rate'" in err and out == ""
+
+
 def test_train_and_index_and_measure(call: Call, tiny: Path, tmp_path: Path) -> None:
     train_words = ("train", tiny / "shards", "--out", tmp_path / "run", "--epochs", "1", "--batch-size", "4", *TOWER)
     code, out, err = call(*train_words)
@@ -248,7 +277,7 @@ def test_train_and_index_and_measure(call: Call, tiny: Path, tmp_path: Path) -> 
     assert re.search(r"^audio to image: R@10 [01]\.\d{3} among \d+ \(.+\), chance [01]\.\d{3}$", out, re.MULTILINE)
     code, out, _ = call(*train_words, "--json")  # complete: nothing to do
     value = json.loads(out)
-    assert code == 0 and set(value) == {"run", "steps", "seconds", "validation"}
+    assert code == 0 and set(value) == {"run", "steps", "seconds", "validation", "best"}
     assert set(value["validation"]) == {"audio_to_image", "image_to_audio"}
 
     assert_one_error_line(call(*train_words, "--seed", "1"), "seed 0, not 1")

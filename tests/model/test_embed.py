@@ -88,7 +88,7 @@ def test_a_changed_weight_moves_fingerprint_and_canary(run: Path) -> None:
 def test_another_image_tower_than_the_runs_is_refused(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model, state = embed.load_model(run)
     old = dataclasses.replace(state, facts=state.facts | {"image_fingerprint": "e" * 64})
-    monkeypatch.setattr(embed, "load_model", lambda path: (model, old))
+    monkeypatch.setattr(embed, "load_model", lambda path, which: (model, old))
     here = state.facts["image_fingerprint"][:12]
     with pytest.raises(CheckpointError, match=rf"{run} was trained against image tower e{{12}}, .* is here {here}"):
         load_encoder(run)
