@@ -317,6 +317,9 @@ def test_swapped_frames_get_the_targets_embeddings() -> None:
     changed = (swapped != 0).any(dim=-1)
     assert torch.equal(swapped[changed], model.unit_embed_tokens.weight[7].expand(int(changed.sum()), -1))
     assert changed.any(dim=1).all() and not (changed & (masked | padding)).any()
+    freely = (model._swap(hidden, targets, None, None, seeded()) != 0).any(dim=-1).sum(dim=1)
+    # half as many frames as are masked, in spans of half the length: at most 0.4 of them, and two for rounding
+    assert (freely > 4).all() and (freely <= 0.4 * frames + 2).all()
     with pytest.raises(ValueError, match=r"targets have the shape \(2, 3\), want"):
         model.speech(sound(2, 6000), targets_BN=targets[:, :3])
 

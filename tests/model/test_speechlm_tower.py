@@ -117,8 +117,16 @@ def test_what_trains_is_listed_by_depth_and_gets_gradients(
     listed = [id(parameter) for _, parameters in groups for parameter in parameters]
     assert len(listed) == len(set(listed))
     assert set(listed) == {id(p) for p in tower.parameters() if p.requires_grad}
+    assert tower.network.mask_emb.requires_grad == ("input" in names)
     tower.encode(tower.features(sound())).square().sum().backward()
     assert {id(p) for p in tower.parameters() if p.grad is not None} == set(listed)
+
+
+def test_without_masks_their_embedding_does_not_train() -> None:
+    tower = tiny(network=TINY | {"mask_prob": 0}).train()
+    tower.head.eval()  # its dropout aside
+    assert not tower.network.mask_emb.requires_grad
+    assert torch.equal(tower(sound()), tower(sound()))
 
 
 def test_frozen_layers_neither_drop_nor_mask() -> None:
