@@ -94,7 +94,7 @@ def speed_ingest(
     with bar("ingest") as step:
         result = measure_ingest(config, step)
     names = ("ratio_vs_ffmpeg_two_outputs", "ratio_vs_ffmpeg_keyframes", "ratio_to_floor", "scaling_2_workers")
-    _show_speed(result, COLUMNS, rows(result), (*names, "rss_growth_mb"), out, as_json)
+    _show_speed(result, COLUMNS, rows(result), (*names, "scaling_2_floors", "rss_growth_mb"), out, as_json)
 
 
 @speed.command("reader")
