@@ -375,9 +375,11 @@ def _recipe(
 
 
 def _print_plan(clips: Any, plan: Any, as_json: bool) -> None:
+    from .plan import leaks
+
     value = {
         "rows": clips.rows, "bad_rows": len(clips.bad), "bad_lines": [bad.line for bad in clips.bad],
-        "clips": plan.num_clips, "shards": len(plan.shards), "splits": plan.splits(),
+        "clips": plan.num_clips, "shards": len(plan.shards), "splits": plan.splits(), "leaks": leaks(plan.table),
     }  # fmt: skip
     if as_json:
         print_json(value)
@@ -386,6 +388,8 @@ def _print_plan(clips: Any, plan: Any, as_json: bool) -> None:
         typer.echo(f"line {bad.line}: {bad.reason}")
     splits = ", ".join(f"{name} {count}" for name, count in value["splits"].items())
     typer.echo(f"{value['clips']} clips ({splits}) in {value['shards']} shards; {value['bad_rows']} bad rows")
+    if value["leaks"]:
+        typer.echo(f"{value['leaks']} media have clips in more than one split, so what is trained on leaks into tests")
 
 
 def _warn_of_bad_rows(path: Path, clips: Any) -> None:

@@ -88,22 +88,11 @@ class RemoteSet:
                 list(threads.map(lambda shard: self._copy_shard(scratch, *shard), shards))
         return self.mirror
 
-    def tar(self, commit: Commit) -> Path:
-        """Return the tar of a shard, fetched if the cache lacks it.
-
-        Another process may evict it before it is opened; `open` has no such gap.
+    def open(self, commit: Commit) -> int:
+        """Return a file descriptor of the tar of a shard, fetched if the cache lacks it; it outlives an eviction.
 
         Raises:
             ShardError: it cannot be fetched, is not the one that was committed, or is larger than the cache.
-        """
-        with self._held(commit) as path:
-            return path
-
-    def open(self, commit: Commit) -> int:
-        """Return a file descriptor of the tar of a shard, which stays readable when the tar is evicted.
-
-        Raises:
-            ShardError: as `tar`.
         """
         with self._held(commit) as path:
             return os.open(path, os.O_RDONLY)

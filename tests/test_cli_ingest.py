@@ -223,8 +223,10 @@ def test_a_dry_run_plans_and_touches_nothing(tmp_path: Path, media: Path) -> Non
     done = unibrivl("ingest", list_path, *places, "--dry-run", "--json", "--shard-clips", "1")
     assert (done.returncode, done.stderr) == (0, "")
     value = json.loads(done.stdout)
-    assert list(value) == ["rows", "bad_rows", "bad_lines", "clips", "shards", "splits"]
-    assert value == {"rows": 4, "bad_rows": 2, "bad_lines": [3, 5], "clips": 2, "shards": 2, "splits": {"eval": 2}}
+    assert list(value) == ["rows", "bad_rows", "bad_lines", "clips", "shards", "splits", "leaks"]
+    assert value == {
+        "rows": 4, "bad_rows": 2, "bad_lines": [3, 5], "clips": 2, "shards": 2, "splits": {"eval": 2}, "leaks": 0,
+    }  # fmt: skip
     assert tree(tmp_path) == before
 
 
@@ -237,6 +239,16 @@ def test_a_dry_run_for_people_names_each_bad_line(tmp_path: Path) -> None:
         "line 3: '#NAME?' is no YouTube id of 11 letters, digits, - and _",
         "line 5: 'short' is no YouTube id of 11 letters, digits, - and _",
         "2 clips (test 2) in 1 shards; 2 bad rows",
+    ]
+
+
+def test_a_dry_run_points_out_media_in_two_splits(tmp_path: Path) -> None:
+    list_path = tmp_path / "list.csv"
+    list_path.write_text("id,start,end,split\na,0,1,train\na,1,2,test\nb,0,1,train\nb,1,2,train\n")
+    done = unibrivl("ingest", list_path, "--dry-run")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines()[1:] == [
+        "1 media have clips in more than one split, so what is trained on leaks into tests"
     ]
 
 

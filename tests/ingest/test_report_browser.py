@@ -86,8 +86,9 @@ def driver(tmp_path_factory):
 @pytest.fixture(scope="module")
 def page_url(tmp_path_factory):
     folder = tmp_path_factory.mktemp("page")
-    write_set(folder / "set")
-    write_report(folder / "set", folder / "report.html", title=HOSTILE + ENDLESS)
+    root = folder / (HOSTILE.replace("/", "|") + ENDLESS)[:250]
+    write_set(root)
+    write_report(root, folder / "report.html")
     return (folder / "report.html").as_uri()
 
 
