@@ -19,6 +19,7 @@ import pyarrow.compute
 from ..shards import read_dataset
 from ..shards.atomic import write_bytes
 from ..shards.catalog import ONTOLOGY_FILE
+from ..shards.checks import check_file
 from ..shards.commit import committed_shards
 from ..shards.duplicates import DuplicateGroup, Duplicates, Kind, find_duplicates
 from ..shards.labels import Ontology
@@ -98,6 +99,7 @@ def write_report(root: Path, out: Path, *, clips: int = 24, seed: int = 0) -> No
     """
     if not 0 <= clips <= 1000:
         raise ValueError(f"clips is {clips}, want 0 to 1000")
+    check_file(out, IngestError)
     if not out.parent.is_dir():
         raise IngestError(f"{out}: the folder {out.parent} does not exist; make it first")
     dataset = read_dataset(root)

@@ -11,6 +11,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
+from .checks import check_file
 from .errors import ShardError
 
 RESTRICTIONS = frozenset({"abstract", "blacklist"})
@@ -110,6 +111,7 @@ def _folded(name: str) -> str:
 
 
 def _entries(path: Path) -> list[Any]:
+    check_file(path, ShardError)
     try:
         value = json.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:

@@ -17,6 +17,7 @@ import numpy as np
 
 from .batch import Batch, BatchMaker
 from .catalog import Catalog
+from .checks import check_ranges
 from .damage import IntactReader, Skipped
 from .errors import ShardError
 from .order import ORDER_VERSION, check_shuffle, check_weights, clip_order, weighted_order
@@ -60,9 +61,9 @@ class LoaderConfig:
 
     def __post_init__(self) -> None:
         """Refuse what makes no sense."""
-        for name, least in (("batch_size", 1), ("workers", 0), ("world_size", 1), ("rank", 0), ("prefetch", 1)):
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} {getattr(self, name)}: want {least} or more")
+        check_ranges(
+            self, batch_size=(1, None), workers=(0, None), world_size=(1, None), rank=(0, None), prefetch=(1, None)
+        )
         if self.rank >= self.world_size:
             raise ValueError(f"rank {self.rank} of world_size {self.world_size}: want 0 to {self.world_size - 1}")
         check_shuffle(self.shuffle)
