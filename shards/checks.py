@@ -26,4 +26,4 @@ def check_file(path: Path, error: type[UnibrivlError]) -> None:
     """Raise `error` if something other than a file is there: a pipe may never be written to, a device never end."""
     if path.exists() and not path.is_file():
         kind = "folder" if path.is_dir() else "pipe" if path.is_fifo() else "device"
-        raise error(f"{path} is a {kind}, want a file")
+        raise error(f"{path}: a {kind}, want a file")

@@ -161,9 +161,9 @@ def test_a_question_or_a_page_that_is_no_file_is_refused_at_once(
     path = tmp_path / "odd"
     path.mkdir() if kind == "folder" else os.mkfifo(path)
     for words in (("--audio", path), ("--image", path), ("--image", question[1], "--html", path)):
-        assert_one_error_line(call("query", tiny / "index", *words), f"{path} is a {kind}, want a file")
-    assert_one_error_line(call("bench", "retrieval", tiny / "index", "--html", path), f"{path} is a {kind}")
-    assert_one_error_line(call("shards", "report", tiny / "shards", "--html", path), f"{path} is a {kind}")
+        assert_one_error_line(call("query", tiny / "index", *words), f"{path}: a {kind}, want a file")
+    assert_one_error_line(call("bench", "retrieval", tiny / "index", "--html", path), f"{path}: a {kind}")
+    assert_one_error_line(call("shards", "report", tiny / "shards", "--html", path), f"{path}: a {kind}")
 
 
 def test_failures_are_json_too_where_that_is_asked_for(call: Call, tmp_path: Path) -> None:

@@ -91,13 +91,13 @@ def test_what_is_no_file_is_refused_at_once(tmp_path: Path, media: Path, no_file
         [tmp_path / "list.csv", tmp_path / "out", "--media-dir", media, "--ontology", path],
         [tmp_path / "list.csv", tmp_path / "out", "--youtube", "--cookies", path],
     ):
-        assert error_line(unibrivl("ingest", *words)) == f"{path} is a {kind}, want a file"
+        assert error_line(unibrivl("ingest", *words)) == f"{path}: a {kind}, want a file"
     assert not list(tmp_path.rglob("*.tar*"))
 
 
 def test_a_parquet_list_that_is_a_pipe_is_refused_at_once(tmp_path: Path) -> None:
     os.mkfifo(path := tmp_path / "list.parquet")
-    assert error_line(unibrivl("ingest", path, "--dry-run")) == f"{path} is a pipe, want a file"
+    assert error_line(unibrivl("ingest", path, "--dry-run")) == f"{path}: a pipe, want a file"
 
 
 def test_failures_are_json_too_where_that_is_asked_for(tmp_path: Path, media: Path) -> None:

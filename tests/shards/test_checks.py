@@ -39,5 +39,5 @@ def test_only_what_is_there_and_no_file_is_refused(tmp_path: Path) -> None:
         check_file(tmp_path / name, ShardError)
     os.mkfifo(tmp_path / "pipe")
     for path, kind in ((tmp_path, "folder"), (tmp_path / "pipe", "pipe"), (Path("/dev/null"), "device")):
-        with pytest.raises(ShardError, match=f"^{path} is a {kind}, want a file$"):
+        with pytest.raises(ShardError, match=f"^{path}: a {kind}, want a file$"):
             check_file(path, ShardError)
