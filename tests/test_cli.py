@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-import torch
 from PIL import Image
 
 from unibrivl import (
@@ -27,11 +26,6 @@ TOWER = ("--set", "clip_s=1.0", "--set", "num_mels=32", "--set", "hop=706")
 
 Call = Callable[..., tuple[int, str, str]]
 """Words of a command to exit code, standard output and standard error."""
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> None:
-    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")
