@@ -17,7 +17,8 @@ import pyarrow as pa
 from ..shards.checks import check_file
 from ..shards.schema import SPLIT_PATTERN
 from .clips import CLIP_SCHEMA, Clip, array_of, table_of
-from .dialects import (
+from .errors import ListError
+from .list_dialects import (
     AUDIOSET,
     AUDIOSET_COLUMNS,
     DIALECTS,
@@ -27,10 +28,9 @@ from .dialects import (
     is_audioset_row,
     read_quickly,
 )
-from .errors import ListError
-from .general import JSONL, clip_of, csv_dialect, parquet_rows
-from .repeats import cut_label, merge_events, repeated
-from .rows import Lines, split_fields
+from .list_general import JSONL, clip_of, csv_dialect, parquet_rows
+from .list_repeats import cut_label, merge_events, repeated
+from .list_rows import Lines, split_fields
 
 CHUNK_LINES = 1 << 16
 """Lines that are read at once."""

@@ -18,10 +18,10 @@ import numpy as np
 from .batch import Batch, BatchMaker
 from .catalog import Catalog
 from .checks import check_ranges
-from .damage import IntactReader, Skipped
 from .errors import ShardError
 from .order import ORDER_VERSION, check_shuffle, check_weights, clip_order, weighted_order
 from .sample import Sample
+from .skip import IntactReader, Skipped
 from .workers import ProcessWorkers, ThreadWorker
 
 REMEDIES = {

@@ -15,10 +15,10 @@ from pyarrow.compute import Expression
 from .batch import check_fields
 from .cache import CacheConfig, RemoteSet
 from .catalog import Catalog, open_catalog
-from .damage import IntactReader, SkipLog, Skipped, limit_of
 from .errors import ShardError
 from .loader import ClipLoader, LoaderConfig
 from .sample import Sample
+from .skip import IntactReader, SkipLog, Skipped, limit_of
 from .subset import inverse_sqrt_frequency, select_clips
 from .tars import TarFiles, TarReader, read_sample
 
