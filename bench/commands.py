@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
+from .. import UnibrivlError
 from ..ingest.commands import SampleName
 from ..ingest.console import Json, bar, print_json, print_table, usage
 
@@ -34,6 +35,7 @@ def bench_retrieval(
     Example: unibrivl bench retrieval try/index --html retrieval.html
     """
     from ..index.page import write_page
+    from ..shards.checks import check_file
     from .retrieval import RetrievalConfig, measure
     from .retrieval_page import COLUMNS, figure_rows, retrieval_page
 
@@ -41,6 +43,8 @@ def bench_retrieval(
         config = RetrievalConfig(
             index=index, query_split=query_split, gallery_split=gallery_split, permutations=permutations, seed=seed
         )
+    if html is not None:
+        check_file(html, UnibrivlError)
     measured = measure(config)
     if html is not None:
         write_page(retrieval_page(config, measured, ()), html)

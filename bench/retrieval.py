@@ -17,6 +17,7 @@ import numpy as np
 from ..index.snapshot import Snapshot, open_snapshot
 from ..model.relation import MIN_OVERLAP, Spans, related
 from ..model.retrieval import RetrievalScores, figures, first_ranks, score
+from ..shards.checks import check_ranges
 from .errors import BenchError
 
 DIRECTIONS = {"audio_to_image": ("audio", "image"), "image_to_audio": ("image", "audio")}
@@ -34,8 +35,7 @@ class RetrievalConfig:
 
     def __post_init__(self) -> None:
         """Refuse a control without a spread."""
-        if self.permutations < 2:
-            raise ValueError(f"permutations is {self.permutations}, want at least 2")
+        check_ranges(self, permutations=(2, None))
 
 
 @dataclass(frozen=True, slots=True)

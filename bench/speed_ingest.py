@@ -25,6 +25,7 @@ from typing import Any
 
 import imageio_ffmpeg
 
+from ..shards.checks import check_ranges
 from .environment import environment
 from .errors import BenchError
 from .speed import (
@@ -90,9 +91,9 @@ class IngestSpeedConfig:
         for name, value in (QUICK if self.quick else FULL).items():
             if getattr(self, name) is None:
                 object.__setattr__(self, name, value)
-        for name, least in (("media", 1), ("repeats", 1), ("shard_clips", 1), ("shards", 1), ("memory_clips", 0)):
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} is {getattr(self, name)}, want at least {least}")
+        check_ranges(
+            self, media=(1, None), repeats=(1, None), shard_clips=(1, None), shards=(1, None), memory_clips=(0, None)
+        )
 
 
 QUICK = {"media": 3, "repeats": 2, "shard_clips": 32, "shards": 2, "memory_clips": 0, "long_files": False}

@@ -10,6 +10,7 @@ from itertools import chain
 from pathlib import Path
 
 from ..shards.atomic import hold_directory, remove_leftovers
+from ..shards.checks import check_ranges
 from ..shards.writer import remove_finished_parts
 from .errors import AGAIN, IngestError
 from .patience import PatienceConfig
@@ -44,13 +45,10 @@ class EngineConfig:
 
     def __post_init__(self) -> None:
         """Refuse values that cannot be meant."""
-        for name, least, most in (
-            ("workers", 1, 1024), ("clip_timeout_s", 0.001, 86_400), ("fetch_timeout_s", 0.001, 86_400),
-            ("worker_memory_bytes", 1 << 28, 1 << 50),
-        ):  # fmt: skip
-            value = getattr(self, name)
-            if not least <= value <= most:
-                raise ValueError(f"{name} is {value}, want {least} to {most}")
+        check_ranges(
+            self, workers=(1, 1024), clip_timeout_s=(0.001, 86_400), fetch_timeout_s=(0.001, 86_400),
+            worker_memory_bytes=(1 << 28, 1 << 50),
+        )  # fmt: skip
 
 
 @contextmanager

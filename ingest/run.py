@@ -3,7 +3,7 @@
 import math
 import time
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from ..shards.catalog import (
     read_dataset,
     write_dataset,
 )
+from ..shards.checks import check_ranges
 from ..shards.labels import Ontology
 from ..shards.schema import SPLIT_PATTERN
 from .engine import EngineConfig, Progress, make_shards, writing
@@ -57,10 +58,7 @@ class IngestConfig:
 
     def __post_init__(self) -> None:
         """Refuse values that cannot be meant."""
-        for name, least, most in (("shard_clips", 1, 1_000_000), ("max_failed", 0, 1)):
-            value = getattr(self, name)
-            if not least <= value <= most:
-                raise ValueError(f"{name} is {value}, want {least} to {most}")
+        check_ranges(self, shard_clips=(1, 1_000_000), max_failed=(0, 1))
         if self.split is not None and not SPLIT_PATTERN.fullmatch(self.split):
             raise ValueError(f"split is {self.split!r}, want a lower-case name, as in train")
 
@@ -117,7 +115,7 @@ def ingest(config: IngestConfig, plan: Plan, progress: Progress = lambda code, c
         seconds=time.monotonic() - started,
     )  # fmt: skip
     if plan.num_clips - ok > config.max_failed * plan.num_clips:
-        raise IngestError(_failure(config.out, result))
+        raise IngestError(_failure(config.out, result), figures=asdict(result))
     return result
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute
 
+from ..shards.checks import check_ranges
 from ..shards.errors import ShardError
 from ..shards.labels import Ontology
 from .clips import array_of, numpy_of
@@ -44,10 +45,7 @@ class SelectConfig:
 
     def __post_init__(self) -> None:
         """Refuse values that cannot be meant."""
-        for name in ("balance", "take"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name} is {value}, want at least 1")
+        check_ranges(self, balance=(1, None), take=(1, None))
         if not all(label.strip() for label in (*self.labels, *self.exclude_labels)):
             raise ValueError("a label is empty, want a name or MID")
 

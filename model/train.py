@@ -22,6 +22,7 @@ from torch import Tensor
 from .. import __version__
 from ..shards import ClipShards, epoch_order, read_dataset
 from ..shards.atomic import hold_directory, is_foreign, remove_leftovers, write_bytes
+from ..shards.checks import check_ranges
 from .batches import fit, mask, training_audio
 from .checkpoint import CHECKPOINT_FILE, RunState, read_state, restore, save_checkpoint
 from .errors import TrainError
@@ -68,13 +69,11 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         """Refuse values that cannot be meant."""
-        for name, least, most in (
-            ("epochs", 1, 100_000), ("batch_size", 2, 1 << 20), ("lr", 0, 10), ("weight_decay", 0, 10),
-            ("warmup_steps", 0, 10**9), ("val_share", 0, 0.9), ("validate_every", 1, 100_000),
-            ("checkpoint_every", 1, 10**9), ("seed", 0, 2**63 - 1),
-        ):  # fmt: skip
-            if not least <= getattr(self, name) <= most:
-                raise ValueError(f"{name} is {getattr(self, name)}, want {least} to {most}")
+        check_ranges(
+            self, epochs=(1, 100_000), batch_size=(2, 1 << 20), lr=(0, 10), weight_decay=(0, 10),
+            warmup_steps=(0, 10**9), val_share=(0, 0.9), validate_every=(1, 100_000), checkpoint_every=(1, 10**9),
+            seed=(0, 2**63 - 1),
+        )  # fmt: skip
         language_options(self.language_tower, self.tower_options)
 
     def stored(self) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
+from .checks import check_file
 from .errors import ShardError
 
 RESTRICTIONS = frozenset({"abstract", "blacklist"})
@@ -32,11 +33,8 @@ class Ontology:
         self._classes = dict(classes)
         self._origin = origin
         self._by_name: dict[str, list[str]] = {}
-        self._parents: dict[str, list[str]] = {mid: [] for mid in classes}
         for mid, found in classes.items():
             self._by_name.setdefault(_folded(found.name), []).append(mid)
-            for child in found.children:
-                self._parents[child].append(mid)
 
     @classmethod
     def read(cls, path: Path) -> "Ontology":
@@ -88,23 +86,18 @@ class Ontology:
         """Return the name of class `mid`."""
         return self._class(mid).name
 
-    def restrictions(self, mid: str) -> frozenset[str]:
-        """Return the restrictions of class `mid`: none, `abstract`, `blacklist` or both."""
-        return self._class(mid).restrictions
-
     def restricted(self) -> frozenset[str]:
         """Return every class with a restriction."""
         return frozenset(mid for mid, found in self._classes.items() if found.restrictions)
 
     def descendants(self, mid: str) -> frozenset[str]:
         """Return class `mid` and all below it."""
-        self._class(mid)
-        return _reached(mid, {m: found.children for m, found in self._classes.items()})
-
-    def ancestors(self, mid: str) -> frozenset[str]:
-        """Return class `mid` and all above it."""
-        self._class(mid)
-        return _reached(mid, self._parents)
+        seen, todo = {mid}, [mid]
+        while todo:
+            fresh = set(self._class(todo.pop()).children) - seen
+            seen |= fresh
+            todo += fresh
+        return frozenset(seen)
 
     def _class(self, mid: str) -> _Class:
         try:
@@ -117,17 +110,8 @@ def _folded(name: str) -> str:
     return " ".join(name.casefold().split())
 
 
-def _reached(start: str, edges: Mapping[str, tuple[str, ...] | list[str]]) -> frozenset[str]:
-    seen = {start}
-    todo = [start]
-    while todo:
-        fresh = set(edges[todo.pop()]) - seen
-        seen |= fresh
-        todo += fresh
-    return frozenset(seen)
-
-
 def _entries(path: Path) -> list[Any]:
+    check_file(path, ShardError)
     try:
         value = json.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:

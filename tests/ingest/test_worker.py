@@ -184,7 +184,7 @@ def test_a_flagged_clip_is_noted_and_dropped_only_when_asked(
     commit_file(config).unlink()
     dropping = replace(config, recipe=replace(config.recipe, drop=("black_frame",)))
     assert [event[2] for event in make(dropping, clips_of("a"))] == ["quality.black_frame"]
-    with pytest.raises(ValueError, match=r"'loud' is no quality flag; want .*silent"):
+    with pytest.raises(ValueError, match=r"drop has 'loud', want .*silent"):
         Recipe(drop=("loud",))
 
 

@@ -11,12 +11,6 @@ from torch import Tensor, nn
 from unibrivl.model import towers
 
 
-@pytest.fixture(scope="session", autouse=True)
-def _one_thread() -> None:
-    """Two threads a process cost more than they give where the models are tiny and other processes are busy."""
-    torch.set_num_threads(1)
-
-
 @pytest.fixture
 def shards_copy(shards: Path, tmp_path: Path) -> Path:
     """Return a copy of the shard set without cached embeddings, to be written to."""

@@ -15,7 +15,7 @@ import pyarrow.compute
 
 from ..shards.schema import EVENTS_TYPE, MEDIA_ID_PATTERN
 from .clips import CLIP_SCHEMA, Clip, Event, array_of, numpy_of, text_scalar
-from .rows import MAX_SECONDS, columns, labels_in, number, span_ms, split_fields
+from .list_rows import MAX_SECONDS, columns, labels_in, number, span_ms, split_fields
 
 pc: Any = pyarrow.compute  # its functions are made at run time, unknown to type checkers
 
