@@ -117,7 +117,7 @@ def ingest(config: IngestConfig, plan: Plan, progress: Progress = lambda code, c
         seconds=time.monotonic() - started,
     )  # fmt: skip
     if plan.num_clips - ok > config.max_failed * plan.num_clips:
-        raise IngestError(_failure(config.out, result))
+        raise IngestError(_failure(config, result))
     return result
 
 
@@ -200,14 +200,16 @@ def _present(out: Path, plan: Plan) -> dict[str, Commit]:
     return present
 
 
-def _failure(out: Path, result: IngestResult) -> str:
+def _failure(config: IngestConfig, result: IngestResult) -> str:
+    out, source = config.out, config.engine.source
+    where = f", media in {source.root}" if isinstance(source, FolderConfig) else ""
     failed = result.planned - result.ok
     reasons = ", ".join(f"{count} {code}" for code, count in result.errors.items())
     share = math.ceil(1000 * failed / result.planned) / 1000
     rows = all_rows(out)
     first = next(text for text in rows["error_detail"].to_pylist() if text)
     return (
-        f"{failed} of {result.planned} clips failed ({reasons}): {first}; the {result.ok} others are in {out}; "
+        f"{failed} of {result.planned} clips failed ({reasons}){where}: {first}; the {result.ok} others are in {out}; "
         f"to try the failed ones again, `unibrivl shards retry {out}` with the same source; "
         f"to accept this, pass --max-failed {share:g}"
     )
