@@ -16,6 +16,7 @@ from typing import Any
 from urllib.parse import quote, urlsplit
 
 from .. import __version__
+from ..shards.httpstatus import status_of
 from .clips import Clip
 from .errors import ClipError, PlanError
 from .medium import Medium, Spool, called, causes, first_line, http_error, is_disk_full
@@ -185,7 +186,7 @@ def _explain(error: Exception, name: str) -> Exception:
             return ClipError("policy.address", f"{name}: leads to an address that is not http")
         if "TooManyRedirects" in kinds:
             return ClipError("source.unavailable", f"{name}: leads in a circle")
-        if status := _status(one):
+        if status := status_of(one):
             headers = getattr(one, "headers", None) or {}
             return http_error(status, name, asks_to_wait="Retry-After" in headers)
         if isinstance(one, FileNotFoundError | IsADirectoryError):
@@ -199,17 +200,6 @@ def _explain(error: Exception, name: str) -> Exception:
         if isinstance(one, TimeoutError | ConnectionError) or NETWORK_NAMES.search(kinds):
             return ClipError("transient.network", f"{name}: {_without_addresses(one) or type(one).__name__}")
     return ClipError("source.unknown", f"{name}: {type(error).__name__}: {_without_addresses(error)}")
-
-
-def _status(error: BaseException) -> int | None:
-    """Return the HTTP status that an exception of aiohttp, gcsfs, Azure's library or botocore carries."""
-    for name in ("status", "status_code", "code"):
-        value = getattr(error, name, None)
-        if isinstance(value, int) and 300 <= value < 600:
-            return value
-    response = getattr(error, "response", None)
-    metadata = response.get("ResponseMetadata", {}) if isinstance(response, Mapping) else {}
-    return metadata.get("HTTPStatusCode")
 
 
 def _fill(prefix: str, clip: Clip) -> str:
