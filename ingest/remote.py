@@ -124,19 +124,28 @@ class RemoteSource:
     def _system(self, scheme: str) -> Any:
         """Return the file system of a scheme, made once."""
         if scheme not in self._systems:
-            import fsspec
-
-            options = dict(self.config.options.get(scheme, {}))
-            try:
-                if scheme in ("http", "https"):
-                    options["client_kwargs"] = _http_client(self.config) | options.get("client_kwargs", {})
-                self._systems[scheme] = fsspec.filesystem(scheme, skip_instance_cache=True, **options)
-            except (ImportError, ValueError) as e:
-                raise PlanError(
-                    f"{scheme}:// cannot be read here ({first_line(e)}); http(s) and s3 come with "
-                    "`pip install 'unibrivl[remote]'`, others with the package that fsspec names"
-                ) from e
+            self._systems[scheme] = file_system(scheme, self.config)
         return self._systems[scheme]
+
+
+def file_system(scheme: str, config: RemoteConfig) -> Any:
+    """Return fsspec's file system for addresses of a scheme.
+
+    Raises:
+        PlanError: a package is missing, or its options do not fit.
+    """
+    import fsspec
+
+    options = dict(config.options.get(scheme, {}))
+    try:
+        if scheme in ("http", "https"):
+            options["client_kwargs"] = _http_client(config) | options.get("client_kwargs", {})
+        return fsspec.filesystem(scheme, skip_instance_cache=True, **options)
+    except (ImportError, ValueError) as e:
+        raise PlanError(
+            f"{scheme}:// cannot be read here ({first_line(e)}); http(s) and s3 come with "
+            "`pip install 'unibrivl[remote]'`, others with the package that fsspec names"
+        ) from e
 
 
 def _http_client(config: RemoteConfig) -> dict[str, Any]:
@@ -167,14 +176,14 @@ def _fetch(system: Any, address: str, path: Path, config: RemoteConfig) -> None:
         # Asked of the file system itself: `fsspec.open` and its like would follow chained addresses.
         system.get_file(system._strip_protocol(address), str(path), callback=watch)
     except Exception as e:
-        raise _explain(e, name) from e
+        raise explain(e, name) from e
     if not path.is_file():
         raise ClipError("source.unavailable", f"{name}: a folder, not a file")
     if watch.size is not None and path.stat().st_size < watch.size:
         raise ClipError("transient.network", f"{name}: {path.stat().st_size} of {watch.size} bytes came")
 
 
-def _explain(error: Exception, name: str) -> Exception:
+def explain(error: Exception, name: str) -> Exception:
     """Return what an exception of fsspec, or of a library below it, means for the clip."""
     chain = list(causes(error))
     for one in chain:
