@@ -203,6 +203,8 @@ def shards_repair(
         print_json(asdict(result))
     else:
         typer.echo(f"{result.damaged} shards were damaged; {result.identical} are again as committed, bit for bit")
+        if result.bare:
+            typer.echo(f"{result.bare} clips are whole without what only their media tell: codecs, size, SHA-256")
     if result.left:
         raise UnibrivlError(
             f"{len(result.left)} shards are left as they are ({result.left[0]} the first): some of their clips must be "

@@ -6,17 +6,21 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute
 
-from ..shards import ShardError, read_commit, read_dataset
-from ..shards.commit import COMMIT_SUFFIX, parse_commit
-from ..shards.sidecar import parse_table
+from ..shards import Commit, ShardError, read_commit, read_dataset
+from ..shards.commit import COMMIT_SUFFIX, check_hashes, parse_commit
+from ..shards.sidecar import parse_table, read_sidecar
 from ..shards.verify import verify
 from .engine import EngineConfig, Progress, make_shards, writing
 from .errors import PlanError
+from .ledger import last_failures
 from .plan import read_plan
 from .recipe import read_recipe
 from .run import PLAN_FILE
 from .worker import ShardTask
+
+pc: Any = pyarrow.compute  # its functions are made at run time, unknown to type checkers
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -43,6 +47,8 @@ class RepairResult:
     """Shards left as they are, since some of their clips could not be made again."""
     lost: dict[str, int]
     """With `accept_loss`: clips that had come and are gone, by the reason why they could not be made again."""
+    bare: int = 0
+    """Clips of those shards without what only their media tell: their rows were made again from the samples alone."""
 
 
 def repair(config: RepairConfig, progress: Progress = lambda code, count: None) -> RepairResult:
@@ -58,19 +64,23 @@ def repair(config: RepairConfig, progress: Progress = lambda code, count: None) 
     with writing(root):
         tasks = _tasks(root)
         before = {task.name: _old(root, task) for task in tasks}
+        _note_failures(root, tasks)
         for task in tasks:
             task.failed_before = None if config.accept_loss else before[task.name][1]
         plan_sha256 = read_plan(root / PLAN_FILE).sha256
         make_shards(root, recipe, plan_sha256, tasks, config.engine, progress)
     still = set(verify(root, level="hash").damaged_shards) if tasks else set()
     left = tuple(task.name for task in tasks if task.name in still)
-    identical, lost = 0, Counter[str]()
+    identical, bare, lost = 0, 0, Counter[str]()
     for task in (task for task in tasks if task.name not in still):
         files, failed = before[task.name]
         new = read_commit(_commit_path(root, task))
         identical += files == new.files
+        bare += _count_bare(new)
         lost += Counter(new.errors) - failed
-    return RepairResult(damaged=len(tasks), identical=identical, left=left, lost=dict(sorted(lost.items())))
+    return RepairResult(
+        damaged=len(tasks), identical=identical, left=left, lost=dict(sorted(lost.items())), bare=bare
+    )  # fmt: skip
 
 
 def _tasks(root: Path) -> list[ShardTask]:
@@ -86,6 +96,27 @@ def _tasks(root: Path) -> list[ShardTask]:
     if damaged:
         raise PlanError(f"{root}: shard {min(damaged)} is damaged and stands in no plan; delete its files")
     return tasks
+
+
+def _note_failures(root: Path, tasks: list[ShardTask]) -> None:
+    """Tell the tasks whose sidecars are lost why clips of theirs had failed, as far as the ledger still says so."""
+    lost = [task for task in tasks if not _has_sidecar(_commit_path(root, task))]
+    failures = last_failures(root, [task.name for task in lost])
+    for task in lost:
+        planned = {clip.key for clip in task.clips}
+        task.noted = {key: failure for key, failure in failures[task.name].items() if key in planned}
+
+
+def _has_sidecar(commit_path: Path) -> bool:
+    try:
+        return not check_hashes(parse_commit(commit_path), (".parquet",))
+    except ShardError:
+        return False
+
+
+def _count_bare(commit: Commit) -> int:
+    rows = read_sidecar(commit)
+    return pc.sum(pc.and_(pc.equal(rows["status"], "ok"), pc.is_null(rows["src_sha256"]))).as_py() or 0
 
 
 def _commit_path(root: Path, task: ShardTask) -> Path:
