@@ -203,6 +203,8 @@ def shards_repair(
         print_json(asdict(result))
     else:
         typer.echo(f"{result.damaged} shards were damaged; {result.identical} are again as committed, bit for bit")
+        for plan in result.plans:
+            typer.echo(f"{plan} is written again")
         if result.bare:
             typer.echo(f"{result.bare} clips are whole without what only their media tell: codecs, size, SHA-256")
     if result.left:
@@ -215,6 +217,8 @@ def shards_repair(
         raise UnibrivlError(
             f"clips could not be made again ({reasons}); `unibrivl shards retry {root}` tries once more"
         )
+    if result.others:
+        raise UnibrivlError(f"not mended: {'; '.join(result.others)}")
 
 
 @shards.command("retry")

@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from ..shards.arrays import array_of
 from ..shards.schema import SPLIT_PATTERN
-from .clips import CLIP_SCHEMA, Clip, array_of, table_of
+from .clips import CLIP_SCHEMA, Clip, table_of
 from .dialects import (
     AUDIOSET,
     AUDIOSET_COLUMNS,

@@ -1,5 +1,6 @@
 """`ingest`: a list of clips becomes committed shards, and a second run does only what is missing."""
 
+import hashlib
 import math
 import time
 from collections import Counter
@@ -17,7 +18,9 @@ from ..shards.catalog import (
     read_dataset,
     write_dataset,
 )
+from ..shards.commit import committed_paths
 from ..shards.labels import Ontology
+from ..shards.planfile import PLAN_FILE
 from ..shards.schema import SPLIT_PATTERN
 from .engine import EngineConfig, Progress, make_shards, writing
 from .errors import ClipError, IngestError, PlanError
@@ -28,8 +31,6 @@ from .recipe import Recipe
 from .select import SelectConfig, select
 from .sources import FolderConfig, MediaFolder
 from .worker import ShardTask
-
-PLAN_FILE = "plan/plan-00000.parquet"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -151,7 +152,7 @@ def _check_media(config: IngestConfig, plan: Plan) -> None:
 
 
 def _adopt(config: IngestConfig, plan: Plan) -> None:
-    """Write data set file and plan, or check that those in place are the same."""
+    """Write data set file, ontology and plan, or check that those in place are the same."""
     value: dict[str, Any] = {
         "plan_sha256": plan.sha256,
         "clips": plan.num_clips,
@@ -162,7 +163,8 @@ def _adopt(config: IngestConfig, plan: Plan) -> None:
     out = config.out
     if is_foreign(out, "plan"):
         raise PlanError(f"{out} is not empty and no shard set; choose another folder")
-    if (out / DATASET_FILE).exists() and committed_shards(out):
+    ontology = config.ontology.read_bytes() if config.ontology else b""
+    if (out / DATASET_FILE).exists() and committed_paths(out):
         found = read_dataset(out)
         for name, what in (("plan_sha256", "plan"), ("recipe", "recipe (frame, audio, decoder, drop, max-pad-ms)")):
             if found.get(name) != value[name]:
@@ -171,15 +173,28 @@ def _adopt(config: IngestConfig, plan: Plan) -> None:
                     "or into another folder"
                 )
         _restore_plan(plan, out / PLAN_FILE)
+        if _sha256(ontology) == found.get("ontology_sha256"):
+            _restore(out / ONTOLOGY_FILE, ontology)
     else:
         (out / "plan").mkdir(exist_ok=True)
         write_plan(plan, out / PLAN_FILE)
         (out / ONTOLOGY_FILE).unlink(missing_ok=True)
-        if config.ontology:
-            write_bytes(out / ONTOLOGY_FILE, config.ontology.read_bytes())
+        if ontology:
+            write_bytes(out / ONTOLOGY_FILE, ontology)
+            value["ontology_sha256"] = _sha256(ontology)
         write_dataset(out, value)
     for split in plan.splits():
         (out / "shards" / split).mkdir(parents=True, exist_ok=True)
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def _restore(path: Path, data: bytes) -> None:
+    """Write a file again where it is lost or damaged."""
+    if not path.exists() or path.read_bytes() != data:
+        write_bytes(path, data)
 
 
 def _restore_plan(plan: Plan, path: Path) -> None:

@@ -10,9 +10,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute
 
+from ..shards.arrays import array_of, numpy_of
 from ..shards.labels import Ontology
 from ..shards.subset import has_label, with_labels
-from .clips import array_of, numpy_of
 from .errors import PlanError
 from .hashes import hash_ranks
 

@@ -11,17 +11,19 @@ from typing import Any
 
 import pytest
 
+from unibrivl.ingest.errors import PlanError
 from unibrivl.ingest.patience import Gate, PatienceConfig
 from unibrivl.ingest.plan import read_plan
 from unibrivl.ingest.repair import RepairConfig, RepairResult, repair
 from unibrivl.ingest.repair import _tasks as repair_tasks
 from unibrivl.ingest.report import write_report
 from unibrivl.ingest.retry import RetryConfig, retry
-from unibrivl.ingest.run import PLAN_FILE, IngestConfig, ingest, read_and_plan
+from unibrivl.ingest.run import IngestConfig, ingest, read_and_plan
 from unibrivl.ingest.sources import FolderConfig, make_source
 from unibrivl.ingest.worker import ShardMaker, WorkerConfig
-from unibrivl.shards import all_rows, open_catalog, read_commit
+from unibrivl.shards import ShardError, all_rows, open_catalog, read_commit
 from unibrivl.shards.catalog import compact
+from unibrivl.shards.planfile import PLAN_FILE
 from unibrivl.shards.stats import stats
 from unibrivl.shards.verify import verify
 
@@ -137,7 +139,7 @@ def test_a_killed_repair_goes_on_with_what_it_had_saved(whole: IngestConfig, mon
     folder = whole.list_path.parent / "media"
     shutil.move(folder, folder.with_name("elsewhere"))
     plan = read_plan(whole.out / PLAN_FILE)
-    task = next(t for t in repair_tasks(whole.out) if t.name == "gen-train-000000")
+    task = next(t for t in repair_tasks(whole.out, verify(whole.out)) if t.name == "gen-train-000000")
 
     def stop(*_: object) -> None:
         raise KeyboardInterrupt
@@ -309,3 +311,65 @@ def test_the_same_file_elsewhere_is_the_same_medium(whole: IngestConfig) -> None
     moved = replace(whole, engine=replace(whole.engine, source=FolderConfig(root=folder)))
     assert mend(moved) == RepairResult(damaged=1, identical=1, left=(), lost={})
     assert files(whole.out) == before
+
+
+@pytest.mark.parametrize("harm", ["gone", "damaged"])
+def test_the_plan_of_a_round_comes_back_from_its_shards(whole: IngestConfig, corpus: Path, harm: str) -> None:
+    shutil.copy(corpus / "media" / "clip-_09.mp4", whole.list_path.parent / "media" / "gone.mp4")
+    retry(RetryConfig(root=whole.out, engine=whole.engine))
+    path = whole.out / "plan" / "retry-01.parquet"
+    before = path.read_bytes()
+    path.unlink() if harm == "gone" else path.write_bytes(before[:300] + b"x" + before[301:])
+    (damage,) = verify(whole.out).damaged
+    assert damage.path == path and f"`unibrivl shards repair {whole.out}` writes it again" in damage.reason
+    assert mend(whole, source=False) == RepairResult(
+        damaged=0, identical=0, left=(), lost={}, plans=("retry-01.parquet",)
+    )
+    assert path.read_bytes() == before
+    assert verify(whole.out).is_whole
+
+
+def test_a_lost_plan_is_for_ingest_to_write_even_beside_a_damaged_shard(whole: IngestConfig) -> None:
+    """Each command would otherwise wait for the other."""
+    before = files(whole.out)
+    plan, old = whole.out / PLAN_FILE, (whole.out / PLAN_FILE).read_bytes()
+    plan.unlink()
+    shard_file(whole, ".tar.idx").unlink()
+    with pytest.raises(PlanError, match="there is no such plan; ingest the same list again, it writes the plan anew"):
+        mend(whole)
+    with pytest.raises(ShardError, match="unibrivl shards repair"):
+        ingest(whole, read_and_plan(whole)[1])
+    assert plan.read_bytes() == old
+    assert mend(whole, source=False).identical == 1
+    assert files(whole.out) == before and verify(whole.out).is_whole
+
+
+def test_an_ontology_is_for_ingest_to_write_again(
+    media: Callable[..., Path], write_list: Callable[..., Path], config_for: Callable[..., IngestConfig], tmp_path: Path
+) -> None:
+    ontology = tmp_path / "ontology.json"
+    ontology.write_text('[{"id": "/m/dog", "name": "Dog", "child_ids": []}]')
+    config = config_for(write_list("a"), media("a"), ontology=ontology)
+    ingest(config, read_and_plan(config)[1])
+    kept = config.out / "ontology.json"
+    assert verify(config.out).is_whole
+    for harm in (None, b"[]", ontology.read_bytes().replace(b"Dog", b"Dot")):
+        kept.unlink() if harm is None else kept.write_bytes(harm)
+        (damage,) = verify(config.out, level="size").damaged
+        assert damage.path == kept and damage.reason.endswith(
+            "run the same `unibrivl ingest` again with its --ontology"
+        )
+        assert mend(config).others == (str(damage),)
+        ingest(replace(config, ontology=None), read_and_plan(config)[1])
+        assert not verify(config.out).is_whole
+        ingest(config, read_and_plan(config)[1])
+        assert verify(config.out).is_whole and kept.read_bytes() == ontology.read_bytes()
+
+
+def test_a_lost_plan_and_a_lost_sidecar_of_one_round_are_told_together(whole: IngestConfig, corpus: Path) -> None:
+    shutil.copy(corpus / "media" / "clip-_09.mp4", whole.list_path.parent / "media" / "gone.mp4")
+    retry(RetryConfig(root=whole.out, engine=whole.engine))
+    (whole.out / "plan" / "retry-01.parquet").unlink()
+    (whole.out / "shards" / "train" / "gen-train-r01-000000.parquet").unlink()
+    with pytest.raises(PlanError, match=r"retry-01\.parquet: lost, and cannot be written again, since .*r01-000000"):
+        mend(whole)
