@@ -14,9 +14,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from ..shards.arrays import array_of
 from ..shards.checks import check_file
 from ..shards.schema import SPLIT_PATTERN
-from .clips import CLIP_SCHEMA, Clip, array_of, table_of
+from .clips import CLIP_SCHEMA, Clip, table_of
 from .errors import ListError
 from .list_dialects import (
     AUDIOSET,

@@ -84,6 +84,10 @@ def shards_repair(
         )
     if not as_json:
         typer.echo(f"{result.damaged} shards were damaged; {result.identical} are again as committed, bit for bit")
+        for plan in result.plans:
+            typer.echo(f"{plan} is written again")
+        if result.bare:
+            typer.echo(f"{result.bare} clips are whole without what only their media tell: codecs, size, SHA-256")
     if result.left:
         raise UnibrivlError(
             f"{len(result.left)} shards are left as they are ({result.left[0]} the first): some of their clips must be "
@@ -96,6 +100,8 @@ def shards_repair(
             f"clips could not be made again ({reasons}); `unibrivl shards retry {root}` tries once more",
             figures=asdict(result),
         )
+    if result.others:
+        raise UnibrivlError(f"not mended: {'; '.join(result.others)}", figures=asdict(result))
     if as_json:
         print_json(asdict(result))
 

@@ -5,7 +5,7 @@ Source of the format: `ontology.json` of AudioSet (Gemmeke et al. 2017), a list 
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -77,8 +77,8 @@ class Ontology:
             return found[0]
         if found:
             raise ShardError(f"{self._origin}: {label[:80]!r} names {len(found)} classes; say {' or '.join(found)}")
-        close = get_close_matches(_folded(label), self._by_name, n=3)
-        names = ", ".join(repr(self._classes[self._by_name[name][0]].name) for name in close)
+        close = near_spellings(label, (found.name for found in self._classes.values()))
+        names = ", ".join(map(repr, close))
         hint = f"did you mean {names}?" if names else "give a name or MID that is in the ontology"
         raise ShardError(f"{self._origin}: there is no class {label[:80]!r}; {hint}")
 
@@ -99,11 +99,23 @@ class Ontology:
             todo += fresh
         return frozenset(seen)
 
+    def spellings(self, mids: Iterable[str]) -> frozenset[str]:
+        """Return MIDs and names of classes: clips have the one or the other."""
+        return frozenset(spelling for mid in mids for spelling in (mid, self.name(mid)))
+
     def _class(self, mid: str) -> _Class:
         try:
             return self._classes[mid]
         except KeyError:
             raise ShardError(f"{self._origin}: there is no class {mid[:80]!r}; resolve names to MIDs first") from None
+
+
+def near_spellings(label: str, known: Iterable[str]) -> list[str]:
+    """Return up to three names that `label` may stand for, the nearest first; case and blanks do not count."""
+    by_folded: dict[str, str] = {}
+    for name in known:
+        by_folded.setdefault(_folded(name), name)
+    return [by_folded[name] for name in get_close_matches(_folded(label), by_folded, n=3)]
 
 
 def _folded(name: str) -> str:

@@ -6,6 +6,7 @@ tar's size (N + 1 entries), as lhotse's indexed tars have them.
 """
 
 import tarfile
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,11 @@ def member_bytes(name: str, data: bytes) -> bytes:
     info.size, info.mode = len(data), 0o644
     header = info.tobuf(tarfile.USTAR_FORMAT)
     return header + data + bytes(-len(data) % BLOCK)
+
+
+def sample_bytes(key: str, members: Mapping[str, bytes]) -> bytes:
+    """Return the span of one sample; `members` maps file extension to data, in storage order."""
+    return b"".join(member_bytes(f"{key}.{extension}", data) for extension, data in members.items())
 
 
 def find_members(span: bytes | memoryview, where: str) -> tuple[str, dict[str, slice]]:

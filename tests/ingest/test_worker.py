@@ -59,7 +59,7 @@ def test_good_and_bad_clips_of_one_shard(
     rows = read_sidecar(commit).to_pylist()
     assert [row["key"] for row in rows] == keys
     assert [row["status"] for row in rows] == ["ok", "failed", "failed", "ok"]
-    assert str(folder / "b.mp4") in rows[1]["error_detail"]
+    assert rows[1]["error_detail"].startswith("b.mp4: ")
     for row in rows[1:3]:
         assert row["tar_offset"] is row["num_samples"] is row["src_sha256"] is None
 

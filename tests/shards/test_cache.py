@@ -35,7 +35,7 @@ class Handler(http.server.SimpleHTTPRequestHandler):
             time.sleep(server.pause_s)
         if server.busy and self.path.endswith(server.faulty):
             server.busy -= 1
-            self.send_error(503)
+            self.send_error(server.status)
         elif server.cut and self.path.endswith(server.faulty):
             server.cut -= 1
             data = Path(self.translate_path(self.path)).read_bytes()
@@ -61,6 +61,7 @@ class Handler(http.server.SimpleHTTPRequestHandler):
 class Server(http.server.ThreadingHTTPServer):
     daemon_threads = True
     busy = cut = 0
+    status = 503
     pause_s = 0.0
     faulty = ".tar"
     lists = True
@@ -184,6 +185,16 @@ def test_what_fails_twice_on_the_way_is_tried_a_third_time(
     commit = commits_of(remote)[1]
     assert fetch(remote, commit).read_bytes() == (shard_set / "shards/train/as-train-000000.tar").read_bytes()
     assert getattr(server, fault) == 0
+
+
+@pytest.mark.parametrize("status", [400, 403, 410, 451])
+def test_what_would_fail_again_is_asked_once(server: Server, cache: CacheConfig, status: int) -> None:
+    remote = RemoteSet(server.url, cache)
+    commit = commits_of(remote)[1]
+    server.busy, server.status = 99, status
+    with pytest.raises(ShardError, match=r"shards/train/as-train-000000\.tar: cannot be read"):
+        fetch(remote, commit)
+    assert server.tars_asked == 1
 
 
 def test_a_fetch_given_up_names_the_tar_and_leaves_nothing(server: Server, cache: CacheConfig) -> None:
