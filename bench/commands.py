@@ -27,6 +27,7 @@ def bench_retrieval(
     gallery_split: Annotated[str, typer.Option(help="Split whose items are searched.")] = "test",
     permutations: Annotated[int, typer.Option(help="Of the control.")] = 200,
     seed: Annotated[int, typer.Option(help="Of the control and the examples.")] = 0,
+    ridge: Annotated[bool, typer.Option("--ridge", help="Beside a linear map of mean log-mel spectra, too.")] = False,
     as_json: Json = False,
     html: Annotated[Path | None, typer.Option(help="Write a page with the figures and six examples.")] = None,
 ) -> None:
@@ -41,7 +42,12 @@ def bench_retrieval(
 
     with usage():
         config = RetrievalConfig(
-            index=index, query_split=query_split, gallery_split=gallery_split, permutations=permutations, seed=seed
+            index=index,
+            query_split=query_split,
+            gallery_split=gallery_split,
+            permutations=permutations,
+            seed=seed,
+            ridge=ridge,
         )
     if html is not None:
         check_file(html, UnibrivlError)
