@@ -17,7 +17,7 @@ app.add_typer(speed, name="speed")
 Quick = Annotated[bool, typer.Option("--quick", help="Under a minute, for a first look.")]
 Out = Annotated[Path | None, typer.Option(help="Write the result as JSON to this file.")]
 Work = Annotated[Path | None, typer.Option(help="Folder for media and shards. [default: that for temporary files]")]
-Seed = Annotated[int, typer.Option(help="Of the media and of the order.")]
+Seed = Annotated[int, typer.Option(help="Of all that is drawn.")]
 
 
 @app.command("retrieval")
@@ -59,6 +59,42 @@ def bench_retrieval(
     else:
         rows = [row for name, direction in measured.items() for row in figure_rows(name, direction.as_dict())]
         print_table("held-out retrieval", COLUMNS, rows)
+
+
+@app.command("esc50")
+def bench_esc50(
+    data: Annotated[Path, typer.Option(help="Folder of ESC-50 or ESC-10: meta/esc50.csv or meta.csv, and audio/.")],
+    fold: Annotated[list[int] | None, typer.Option(help="Only this fold, for a first look; repeat.")] = None,
+    epochs: Annotated[int, typer.Option(help="Passes over the clips of four folds.")] = 40,
+    seed: Seed = 0,
+    out: Out = None,
+    as_json: Json = False,
+) -> None:
+    """Train a wav2clip tower from nothing on four of the official five folds, measure the fifth, five times.
+
+    Example: unibrivl bench esc50 --data ESC-50
+    """
+    from ..shards.atomic import write_json
+    from .esc50 import FOLDS, Esc50Config, measure_esc50
+    from .supervised import SupervisedConfig
+
+    with usage():
+        classifier = SupervisedConfig(epochs=epochs, seed=seed)
+        config = Esc50Config(data=data, folds=tuple(fold or FOLDS), classifier=classifier)
+    with bar("esc50") as step:
+        result = measure_esc50(config, step)
+    if out is not None:
+        write_json(out, result)
+    if as_json:
+        print_json(result)
+        return
+    metrics = result["metrics"]
+    rows = [(name, f"{value:.3f}", "") for name, value in metrics["accuracy_by_fold"].items()]
+    spread = "" if metrics["accuracy_sd"] is None else f" ± {metrics['accuracy_sd']:.3f}"
+    low, high = result["interval"]["accuracy"]
+    rows.append(("mean", f"{metrics['accuracy']:.3f}{spread}", f"95 % of resampled clips: {low:.3f} to {high:.3f}"))
+    rows.append(("chance", f"{result['chance']['accuracy']:.3f}", ""))
+    print_table(f"esc50, {result['protocol']}", ("fold", "accuracy", ""), rows)
 
 
 @app.command("demo")
