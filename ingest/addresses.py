@@ -44,18 +44,27 @@ def check_address(config: SourceConfig | None, clips: Iterable[Clip]) -> None:
 
 
 def _prefix(config: SourceConfig | None) -> str:
-    """Return the address that all media share; empty where there is none, or where it differs from clip to clip."""
+    """Return the address that all media share; empty where there is none, or where it differs from clip to clip.
+
+    Raises:
+        PlanError: it is none.
+    """
     prefix = ""
     if isinstance(config, RemoteConfig):
         prefix = config.prefix
     elif isinstance(config, YouTubeConfig) and not getproxies():  # yt-dlp goes through a proxy that is set
         prefix = config.url
-    return "" if "{" in urlsplit(prefix).netloc else prefix
+    try:
+        return "" if "{" in urlsplit(prefix).netloc else prefix
+    except ValueError as e:
+        raise PlanError(f"{shown(prefix)}: not an address ({e}); {HINT}") from e
 
 
 def _fault(config: SourceConfig | None, prefix: str) -> tuple[str, bool]:
     """Return what is wrong with an address, empty if nothing is, and whether that may pass."""
     parts = urlsplit(prefix)
+    if not parts.netloc:
+        return "it names no host and no bucket", False
     if isinstance(config, RemoteConfig) and parts.scheme.lower() not in PORTS:
         return _bucket_fault(config, f"{parts.scheme}://{parts.netloc}")
     timeout_s = config.timeout_s if isinstance(config, RemoteConfig | YouTubeConfig) else None

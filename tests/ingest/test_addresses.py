@@ -70,6 +70,12 @@ def test_a_host_that_no_name_server_knows() -> None:
         check_address(remote("http://host:99999/{id}"), CLIPS)
 
 
+@pytest.mark.parametrize("prefix", ["http:///{id}", "memory:///{id}", "http://[bad/{id}"])
+def test_what_is_no_address(prefix: str) -> None:
+    with pytest.raises(PlanError, match=r"names no host and no bucket|not an address .*nothing was made"):
+        check_address(remote(prefix), CLIPS)
+
+
 def test_the_message_keeps_a_password_to_itself(nobody: str) -> None:
     with pytest.raises(PlanError) as caught:
         check_address(remote(f"http://me:secret@{nobody}/{{id}}"), CLIPS)

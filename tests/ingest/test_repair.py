@@ -319,7 +319,7 @@ def test_the_plan_of_a_round_comes_back_from_its_shards(whole: IngestConfig, cor
     retry(RetryConfig(root=whole.out, engine=whole.engine))
     path = whole.out / "plan" / "retry-01.parquet"
     before = path.read_bytes()
-    path.unlink() if harm == "gone" else path.write_bytes(before[:300] + b"x" + before[301:])
+    path.unlink() if harm == "gone" else path.write_bytes(before[: len(before) // 2] + before[len(before) // 2 + 1 :])
     (damage,) = verify(whole.out).damaged
     assert damage.path == path and f"`unibrivl shards repair {whole.out}` writes it again" in damage.reason
     assert mend(whole, source=False) == RepairResult(
@@ -373,3 +373,13 @@ def test_a_lost_plan_and_a_lost_sidecar_of_one_round_are_told_together(whole: In
     (whole.out / "shards" / "train" / "gen-train-r01-000000.parquet").unlink()
     with pytest.raises(PlanError, match=r"retry-01\.parquet: lost, and cannot be written again, since .*r01-000000"):
         mend(whole)
+
+
+def test_a_lost_plan_of_a_round_that_made_nothing_costs_nothing(whole: IngestConfig, corpus: Path) -> None:
+    path = whole.out / "plan" / "retry-01.parquet"
+    path.write_bytes(b"PAR1")
+    assert mend(whole, source=False).plans == ("retry-01.parquet",)
+    assert verify(whole.out).is_whole
+    shutil.copy(corpus / "media" / "clip-_09.mp4", whole.list_path.parent / "media" / "gone.mp4")
+    assert retry(RetryConfig(root=whole.out, engine=whole.engine)).recovered == 1
+    assert verify(whole.out).is_whole

@@ -341,7 +341,8 @@ def test_a_fault_that_is_not_the_clips_stops_the_run_and_does_not_stop_the_next(
         run(config)
     assert committed_shards(config.out) == []
     assert run(config).errors == {"system.timeout": 3}
-    assert hostile.read_text().split().count("hangs-a.mp4") == 1
+    tries = hostile.read_text().split()
+    assert [tries.count(name) for name in tries[:2]] == [1, 1]  # the third may have begun before the run was stopped
 
 
 @pytest.mark.parametrize("harm", ["gone", "damaged"])
