@@ -32,7 +32,9 @@ def engine_of(
     max_wait_s: float,
 ) -> Any:
     """Build what ingest, repair and retry have in common."""
+    from ..shards.checks import check_file
     from .engine import EngineConfig
+    from .errors import PlanError
     from .patience import PatienceConfig
     from .sources import FolderConfig, RemoteConfig, YouTubeConfig
 
@@ -44,6 +46,8 @@ def engine_of(
     elif media_url is not None:
         source = RemoteConfig(prefix=media_url)
     elif youtube:
+        if cookies is not None:
+            check_file(cookies, PlanError)
         source = YouTubeConfig(cookies=cookies)
     return EngineConfig(
         source=source, workers=len(os.sched_getaffinity(0)) if workers is None else workers,

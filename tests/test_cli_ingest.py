@@ -112,7 +112,7 @@ def test_failures_are_json_too_where_that_is_asked_for(tmp_path: Path, media: Pa
     value = json.loads(done.stdout)
     assert done.returncode == 1 and done.stderr == f"error: {value['error']}\n"
     assert (value["planned"], value["ok"], value["errors"]) == (2, 1, {"local.missing_file": 1})
-    assert value["error"].startswith("1 of 2 clips failed (1 local.missing_file): ")
+    assert value["error"].startswith(f"1 of 2 clips failed (1 local.missing_file), media in {media}: ")
 
     (sidecar,) = out.rglob("*-000000.parquet")
     sidecar.unlink()
@@ -152,17 +152,17 @@ def short(path: Path) -> None:
         (
             html,
             1,
-            r"1 of 2 clips failed \(1 media\.not_media\): .*/b\.mp4: a web page, not a media file; fetch it again",
+            r"1 of 2 clips failed \(1 media\.not_media\), media in .*/media: b\.mp4: a web page, .*; fetch it again",
         ),
-        (empty, 1, r"\(1 local\.empty_file\): .*/b\.mp4: the file has 0 bytes; fetch it again"),
+        (empty, 1, r"\(1 local\.empty_file\), media in .*/media: b\.mp4: the file has 0 bytes; fetch it again"),
         (
             short,
             60,
-            r"\(1 media\.out_of_range\): .*/b\.mp4: the clip from 0 to 60000 ms reaches past the end .* 10\d\d ms",
+            r"\(1 media\.out_of_range\), media in .*/media: b\.mp4: the clip from 0 to 60000 ms reaches .* 10\d\d ms",
         ),
-        (silent, 1, r"\(1 media\.no_audio\): .*/b\.mp4: has no audio track"),
-        (blind, 1, r"\(1 media\.no_video\): .*/b\.mp4: has no video track"),
-        (None, 1, r"\(1 local\.missing_file\): .*/b\.mp4: no such media file"),
+        (silent, 1, r"\(1 media\.no_audio\), media in .*/media: b\.mp4: has no audio track"),
+        (blind, 1, r"\(1 media\.no_video\), media in .*/media: b\.mp4: has no video track"),
+        (None, 1, r"\(1 local\.missing_file\), media in .*/media: b\.mp4: no such media file"),
     ],
     ids=["html", "zero bytes", "past the end", "no audio", "no video", "missing"],
 )
@@ -185,9 +185,7 @@ def test_media_that_are_not_there_are_told_before_anything_is_written(tmp_path: 
     (tmp_path / "list.csv").write_text("id,start,end\ngone,0,1\n")
     before = tree(tmp_path)
     message = error_line(unibrivl("ingest", tmp_path / "list.csv", tmp_path / "out", "--media-dir", media))
-    assert re.fullmatch(
-        rf"none of 1 clips has its medium in {media}; the first: {media}/gone\.mp4: no such .*", message
-    )
+    assert re.fullmatch(rf"none of 1 clips has its medium in {media}; the first: gone\.mp4: no such .*", message)
     message = error_line(unibrivl("ingest", tmp_path / "list.csv", tmp_path / "out", "--media-dir", media / "none"))
     assert "none: not a readable folder of media (No such file or directory); name one with --media-dir" in message
     assert tree(tmp_path) == before
