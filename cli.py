@@ -14,8 +14,9 @@ import typer
 
 from . import UnibrivlError, __version__
 from .bench.commands import app as bench
-from .ingest.commands import ingest, sample, shards
+from .ingest.commands import ingest, sample
 from .ingest.console import Json, bar, print_json, print_table, usage
+from .ingest.shards_commands import app as shards
 from .model.commands import app as model
 from .model.train_command import embed, train
 
@@ -100,9 +101,12 @@ def query(
     Example: unibrivl query try/index --audio try/stamps/media/--M0ewU2XAo.mp4 --to image --html answers.html
     """
     from .index.query import QueryConfig, run_query
+    from .shards.checks import check_file
 
     with usage():
         config = QueryConfig(index=index, audio=audio, image=image, to=to.value, k=k, run=run)
+    if html is not None:
+        check_file(html, UnibrivlError)
     result = run_query(config)
     if html is not None:
         from .index.cards import query_page
@@ -128,16 +132,19 @@ def _print_answers(result: Any) -> None:
 
 
 def main() -> None:
-    """Run the command line; one line and exit code 1 for an error that is ours to explain."""
+    """Run the command line; one line (and JSON, with `--json`) and exit code 1 for an error that is ours to explain."""
     debug = "--debug" in sys.argv[1:2]
     try:
         app()
-    except UnibrivlError as e:
+    except (UnibrivlError, OSError) as e:
         if debug:
             raise
-        sys.exit(f"error: {e}")
-    except OSError as e:
-        if debug:
-            raise
-        full = " (make room and run the same command again)" if e.errno == errno.ENOSPC else ""
-        sys.exit(f"error: {e.filename or 'a file'}: {e.strerror or e}{full}")
+        error = _explain(e) if isinstance(e, OSError) else e
+        if "--json" in sys.argv:
+            print_json(error.figures | {"error": str(error)})
+        sys.exit(f"error: {error}")
+
+
+def _explain(error: OSError) -> UnibrivlError:
+    full = " (make room and run the same command again)" if error.errno == errno.ENOSPC else ""
+    return UnibrivlError(f"{error.filename or 'a file'}: {error.strerror or error}{full}")

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
+from .. import UnibrivlError
 from ..ingest.commands import SampleName
 from ..ingest.console import Json, bar, print_json, print_table, usage
 
@@ -16,7 +17,7 @@ app.add_typer(speed, name="speed")
 Quick = Annotated[bool, typer.Option("--quick", help="Under a minute, for a first look.")]
 Out = Annotated[Path | None, typer.Option(help="Write the result as JSON to this file.")]
 Work = Annotated[Path | None, typer.Option(help="Folder for media and shards. [default: that for temporary files]")]
-Seed = Annotated[int, typer.Option(help="Of the media and of the order.")]
+Seed = Annotated[int, typer.Option(help="Of all that is drawn.")]
 
 
 @app.command("retrieval")
@@ -26,6 +27,7 @@ def bench_retrieval(
     gallery_split: Annotated[str, typer.Option(help="Split whose items are searched.")] = "test",
     permutations: Annotated[int, typer.Option(help="Of the control.")] = 200,
     seed: Annotated[int, typer.Option(help="Of the control and the examples.")] = 0,
+    ridge: Annotated[bool, typer.Option("--ridge", help="Beside a linear map of mean log-mel spectra, too.")] = False,
     as_json: Json = False,
     html: Annotated[Path | None, typer.Option(help="Write a page with the figures and six examples.")] = None,
 ) -> None:
@@ -34,13 +36,21 @@ def bench_retrieval(
     Example: unibrivl bench retrieval try/index --html retrieval.html
     """
     from ..index.page import write_page
+    from ..shards.checks import check_file
     from .retrieval import RetrievalConfig, measure
     from .retrieval_page import COLUMNS, figure_rows, retrieval_page
 
     with usage():
         config = RetrievalConfig(
-            index=index, query_split=query_split, gallery_split=gallery_split, permutations=permutations, seed=seed
+            index=index,
+            query_split=query_split,
+            gallery_split=gallery_split,
+            permutations=permutations,
+            seed=seed,
+            ridge=ridge,
         )
+    if html is not None:
+        check_file(html, UnibrivlError)
     measured = measure(config)
     if html is not None:
         write_page(retrieval_page(config, measured, ()), html)
@@ -80,6 +90,42 @@ def bench_reference(
                 typer.echo(f"{result.file}: not compared: {', '.join(result.unchecked)}")
     if not all(result.passed for result in results):
         raise typer.Exit(1)
+
+
+@app.command("esc50")
+def bench_esc50(
+    data: Annotated[Path, typer.Option(help="Folder of ESC-50 or ESC-10: meta/esc50.csv or meta.csv, and audio/.")],
+    fold: Annotated[list[int] | None, typer.Option(help="Only this fold, for a first look; repeat.")] = None,
+    epochs: Annotated[int, typer.Option(help="Passes over the clips of four folds.")] = 40,
+    seed: Seed = 0,
+    out: Out = None,
+    as_json: Json = False,
+) -> None:
+    """Train a wav2clip tower from nothing on four of the official five folds, measure the fifth, five times.
+
+    Example: unibrivl bench esc50 --data ESC-50
+    """
+    from ..shards.atomic import write_json
+    from .esc50 import FOLDS, Esc50Config, measure_esc50
+    from .supervised import SupervisedConfig
+
+    with usage():
+        classifier = SupervisedConfig(epochs=epochs, seed=seed)
+        config = Esc50Config(data=data, folds=tuple(fold or FOLDS), classifier=classifier)
+    with bar("esc50") as step:
+        result = measure_esc50(config, step)
+    if out is not None:
+        write_json(out, result)
+    if as_json:
+        print_json(result)
+        return
+    metrics = result["metrics"]
+    rows = [(name, f"{value:.3f}", "") for name, value in metrics["accuracy_by_fold"].items()]
+    spread = "" if metrics["accuracy_sd"] is None else f" ± {metrics['accuracy_sd']:.3f}"
+    low, high = result["interval"]["accuracy"]
+    rows.append(("mean", f"{metrics['accuracy']:.3f}{spread}", f"95 % of resampled clips: {low:.3f} to {high:.3f}"))
+    rows.append(("chance", f"{result['chance']['accuracy']:.3f}", ""))
+    print_table(f"esc50, {result['protocol']}", ("fold", "accuracy", ""), rows)
 
 
 @app.command("demo")
@@ -125,7 +171,7 @@ def speed_ingest(
     with bar("ingest") as step:
         result = measure_ingest(config, step)
     names = ("ratio_vs_ffmpeg_two_outputs", "ratio_vs_ffmpeg_keyframes", "ratio_to_floor", "scaling_2_workers")
-    _show_speed(result, COLUMNS, rows(result), (*names, "rss_growth_mb"), out, as_json)
+    _show_speed(result, COLUMNS, rows(result), (*names, "scaling_2_floors", "rss_growth_mb"), out, as_json)
 
 
 @speed.command("reader")

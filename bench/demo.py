@@ -29,6 +29,8 @@ class Recipe:
     """Options of `unibrivl train`."""
     query_split: str
     gallery_split: str
+    ridge: bool
+    """Whether clips of another split are there to fit a linear map on."""
     paragraphs: tuple[str, ...]
     """What the page says the figures can and cannot prove."""
 
@@ -39,6 +41,7 @@ RECIPES = {
         train=("--epochs", "8", "--batch-size", "32", "--lr", "5e-4", "--set", "clip_s=1.6", "--set", "num_mels=64"),
         query_split="test",
         gallery_split="test",
+        ridge=True,
         paragraphs=(
             "Every clip is a picture of a thing with its spoken name in French or with its sound. A fifth of the "
             "things were kept from training; the questions below are drawn from them by a seeded hash, not chosen.",
@@ -64,6 +67,7 @@ RECIPES = {
         ),
         query_split="test",
         gallery_split="train",
+        ridge=False,
         paragraphs=(
             "One film of ten minutes, cut into windows of 10 s every 5 s. The questions are windows shifted by 2.5 s; "
             "a true answer overlaps its question by half or more. The questions are drawn by a seeded hash, "
@@ -118,13 +122,24 @@ def run_demo(config: DemoConfig, report: Report = lambda name, seconds, command:
         note(name, _run(name, words), shlex.join(["unibrivl", *words]))
     began = time.monotonic()
     retrieval = RetrievalConfig(
-        index=root / "index", query_split=recipe.query_split, gallery_split=recipe.gallery_split, seed=config.seed
+        index=root / "index",
+        query_split=recipe.query_split,
+        gallery_split=recipe.gallery_split,
+        seed=config.seed,
+        ridge=recipe.ridge,
     )
     measured = measure(retrieval)
     page = root / "page.html"
     write_page(retrieval_page(retrieval, measured, recipe.paragraphs), page)
     words = ["bench", "retrieval", str(root / "index"), "--query-split", recipe.query_split]
-    words += ["--gallery-split", recipe.gallery_split, "--seed", str(config.seed), "--html", str(page)]
+    words += ["--ridge"] * recipe.ridge + [
+        "--gallery-split",
+        recipe.gallery_split,
+        "--seed",
+        str(config.seed),
+        "--html",
+        str(page),
+    ]
     note("retrieval", time.monotonic() - began, shlex.join(["unibrivl", *words]))
     summary = {
         "sample": config.sample, "steps": steps, "page": str(page),

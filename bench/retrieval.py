@@ -3,7 +3,9 @@
 Protocol. Queries are the distinct sounds (or pictures) of the query split, the gallery the distinct pictures (or
 sounds) of the gallery split, compared by the embeddings that the index stores. An item answers a query truly when the
 two are related (`model/relation.py`): of one group and, where both come from one medium, overlapping by half. The
-control scores the same embeddings with the queries' true answers handed to other queries.
+control scores the same embeddings with the queries' true answers handed to other queries. With `ridge` the same
+queries are also answered by a linear map from mean log-mel spectra (`ridge.py`), fitted on every clip that is neither
+query nor gallery.
 
 Shapes: Q queries, G gallery items, D dimensions.
 """
@@ -14,10 +16,13 @@ from typing import Any
 
 import numpy as np
 
+from ..index.cards import stored_sample
 from ..index.snapshot import Snapshot, open_snapshot
 from ..model.relation import MIN_OVERLAP, Spans, related
 from ..model.retrieval import RetrievalScores, figures, first_ranks, score
+from ..shards.checks import check_ranges
 from .errors import BenchError
+from .ridge import RidgeMap, fit_ridge, mean_log_mel
 
 DIRECTIONS = {"audio_to_image": ("audio", "image"), "image_to_audio": ("image", "audio")}
 
@@ -31,11 +36,12 @@ class RetrievalConfig:
     gallery_split: str = "test"
     permutations: int = 200
     seed: int = 0
+    ridge: bool = False
+    """Also measure the linear control, which reads all sounds from the shards."""
 
     def __post_init__(self) -> None:
         """Refuse a control without a spread."""
-        if self.permutations < 2:
-            raise ValueError(f"permutations is {self.permutations}, want at least 2")
+        check_ranges(self, permutations=(2, None))
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,10 +56,12 @@ class Direction:
     scores: RetrievalScores
     shuffled: dict[str, float]
     """The control: mean and standard deviation of each figure, as `shuffled_r10` and `shuffled_r10_sd`."""
+    ridge: dict[str, float]
+    """The linear control's figures, as `ridge_r10`; empty if it was not asked for."""
 
     def as_dict(self) -> dict[str, Any]:
         """Return the figures for JSON."""
-        return {name: round(value, 6) for name, value in (asdict(self.scores) | self.shuffled).items()}
+        return {name: round(value, 6) for name, value in (asdict(self.scores) | self.shuffled | self.ridge).items()}
 
 
 def measure(config: RetrievalConfig) -> dict[str, Direction]:
@@ -64,13 +72,15 @@ def measure(config: RetrievalConfig) -> dict[str, Direction]:
         IndexStoreError: the index is damaged.
     """
     snapshot = open_snapshot(config.index)
-    return {name: _direction(config, snapshot, *modalities) for name, modalities in DIRECTIONS.items()}
+    linear = _fit(config, snapshot) if config.ridge else None
+    return {name: _direction(config, snapshot, linear, *modalities) for name, modalities in DIRECTIONS.items()}
 
 
 @dataclass(frozen=True, slots=True)
 class _Side:
     """The items of one modality and split; equal contents are one item."""
 
+    modality: str
     members: list[dict[str, Any]]
     """Every row."""
     item_of: np.ndarray
@@ -91,10 +101,12 @@ def _side(snapshot: Snapshot, modality: str, split: str) -> _Side:
     item_of = np.array([number.setdefault(row["content_sha256"], len(number)) for row in members])
     first = np.unique(item_of, return_index=True)[1]
     vectors = segment.vectors_ND[positions[first]].astype(np.float32)
-    return _Side(members, item_of, [members[i] for i in first], vectors)
+    return _Side(modality, members, item_of, [members[i] for i in first], vectors)
 
 
-def _direction(config: RetrievalConfig, snapshot: Snapshot, asked: str, sought: str) -> Direction:
+def _direction(
+    config: RetrievalConfig, snapshot: Snapshot, linear: RidgeMap | None, asked: str, sought: str
+) -> Direction:
     queries = _side(snapshot, asked, config.query_split)
     gallery = _side(snapshot, sought, config.gallery_split)
     relevant = np.zeros((len(queries.items), len(gallery.items)), dtype=bool)
@@ -106,10 +118,38 @@ def _direction(config: RetrievalConfig, snapshot: Snapshot, asked: str, sought: 
         raise BenchError(f"{config.index}: no {asked} of split {config.query_split} has a true {sought} to be found")
     relevant = relevant[answerable]
     scores = queries.vectors_ND[answerable] @ gallery.vectors_ND.T
+    ridge = {}
+    if linear is not None:
+        asked_QD, sought_GD = (_mapped(snapshot, linear, side) for side in (queries, gallery))
+        ridge = {
+            f"ridge_{k}": v
+            for k, v in asdict(figures(first_ranks(asked_QD[answerable] @ sought_GD.T, relevant))).items()
+        }
     return Direction(
         [queries.items[i] for i in answerable], gallery.items, scores, relevant, first_ranks(scores, relevant),
-        score(scores, relevant), _permuted(scores, relevant, config),
+        score(scores, relevant), _permuted(scores, relevant, config), ridge,
     )  # fmt: skip
+
+
+def _fit(config: RetrievalConfig, snapshot: Snapshot) -> RidgeMap:
+    """Fit the linear control on the clips of all other splits."""
+    apart = {config.query_split, config.gallery_split}
+    sounds, images = snapshot.segment("audio"), snapshot.segment("image")
+    image_of = {key: n for n, key in enumerate(images.rows["key"].to_pylist())}
+    rows = [row for row in sounds.rows.to_pylist() if row["split"] not in apart]
+    if len(rows) < 2:
+        raise BenchError(f"{config.index}: no clips outside split {' and '.join(sorted(apart))} to fit a linear map on")
+    vectors_NV = images.vectors_ND[[image_of[row["key"]] for row in rows]].astype(np.float64)
+    return fit_ridge(_spectra(snapshot, rows), vectors_NV)
+
+
+def _mapped(snapshot: Snapshot, linear: RidgeMap, side: _Side) -> np.ndarray:
+    """Return the vectors of pictures as they are, and those of sounds as the linear map sees them."""
+    return linear(_spectra(snapshot, side.items)) if side.modality == "audio" else side.vectors_ND
+
+
+def _spectra(snapshot: Snapshot, rows: list[dict[str, Any]]) -> np.ndarray:
+    return mean_log_mel([stored_sample(snapshot, row).audio() for row in rows])
 
 
 def _permuted(scores_QG: np.ndarray, relevant_QG: np.ndarray, config: RetrievalConfig) -> dict[str, float]:

@@ -18,7 +18,7 @@ FIGURES = ("r1", "r5", "r10", "medr", "mrr")
 
 
 def figure_rows(name: str, figures: dict[str, Any]) -> list[tuple[str, ...]]:
-    """Return a direction's rows of the table: measured, by chance, permuted; `figures` as a result file has them."""
+    """Return a direction's rows of the table: measured and its controls; `figures` as a result file has them."""
     asked, sought = DIRECTIONS[name]
 
     def cell(prefix: str, figure: str) -> str:
@@ -27,10 +27,11 @@ def figure_rows(name: str, figures: dict[str, Any]) -> list[tuple[str, ...]]:
         return f"{text} ± {figures[f'{prefix}{figure}_sd']:.{digits}f}" if prefix == "shuffled_" else text
 
     counts = (str(figures["queries"]), str(figures["gallery"]))
-    return [
-        (f"{WORDS[asked]} to {WORDS[sought]}", *(cell("", f) for f in FIGURES), *counts),
-        ("by chance", *(cell("chance_", f) for f in FIGURES), *counts),
-        ("permuted (± sd)", *(cell("shuffled_", f) for f in FIGURES), *counts),
+    controls = {"chance_": "by chance", "shuffled_": "permuted (± sd)", "ridge_": "linear map of mean log-mel"}
+    return [(f"{WORDS[asked]} to {WORDS[sought]}", *(cell("", f) for f in FIGURES), *counts)] + [
+        (what, *(cell(prefix, f) for f in FIGURES), *counts)
+        for prefix, what in controls.items()
+        if f"{prefix}r1" in figures
     ]
 
 

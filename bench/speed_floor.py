@@ -19,12 +19,15 @@ import av
 import numpy as np
 import soundfile
 from av.audio.frame import AudioFrame
+from av.error import BlockingIOError as NothingYet
 from av.filter import Graph
 from av.stream import Discard
 
 SAMPLE_RATE = 16_000
 OPEN_OPTIONS = {"skip_frame": "all", "analyzeduration": "1"}
 """An MP4's header says all that is needed: nothing has to be decoded to open it."""
+FRAMES_AT_ONCE = 32
+"""Decoded and handed on before the next: their memory is used again."""
 PARTS = ("open", "key_frame", "audio_decode", "resample", "flac")
 
 
@@ -52,13 +55,18 @@ def work(clip: tuple[str, float], seconds: float, parts: defaultdict[str, float]
         lap("key_frame")
         video.discard, audio.discard = Discard.all, Discard.default
         container.seek(int(start_s / audio.time_base), stream=audio)
-        sounds = []
+        resampler, waiting = Resampler(), []
         for packet in container.demux(audio):
-            sounds += audio.codec_context.decode(packet)
-            if packet.pts is None or packet.pts * audio.time_base > start_s + seconds:
+            waiting += audio.codec_context.decode(packet)
+            is_last = packet.pts is None or packet.pts * audio.time_base > start_s + seconds
+            if is_last or len(waiting) == FRAMES_AT_ONCE:
+                lap("audio_decode")
+                resampler.push(waiting)
+                waiting.clear()
+                lap("resample")
+            if is_last:
                 break
-        lap("audio_decode")
-        samples = resample(sounds, audio.rate, audio.layout.name)[: round(seconds * SAMPLE_RATE)]
+        samples = resampler.finish()[: round(seconds * SAMPLE_RATE)]
         lap("resample")
     buffer = io.BytesIO()
     soundfile.write(buffer, samples, SAMPLE_RATE, format="FLAC", subtype="PCM_16")
@@ -66,26 +74,44 @@ def work(clip: tuple[str, float], seconds: float, parts: defaultdict[str, float]
     return buffer.tell()
 
 
-def resample(sounds: list[AudioFrame], rate: int, layout: str) -> np.ndarray:
-    """Return int16 (samples,) at 16 kHz, mono: mixed before it is resampled, in large blocks, the cheapest order."""
-    graph = Graph()
-    nodes = [
-        graph.add_abuffer(sample_rate=rate, format=sounds[0].format.name, layout=layout),
-        graph.add("asetnsamples", "n=8192:p=0"),
-        graph.add("aresample", "ochl=mono:osf=fltp"),
-        graph.add("aresample", f"{SAMPLE_RATE}:osf=s16"),
-        graph.add("abuffersink"),
-    ]
-    graph.link_nodes(*nodes).configure()
-    for sound in (*sounds, None):
-        nodes[0].push(sound)
-    blocks = []
-    with suppress(EOFError):
-        while True:
-            block = nodes[-1].pull()
-            assert isinstance(block, AudioFrame)
-            blocks.append(block.to_ndarray()[0])
-    return np.concatenate(blocks)
+class Resampler:
+    """To int16 at 16 kHz, mono: mixed before it is resampled, in large blocks, the cheapest order."""
+
+    def __init__(self) -> None:
+        """Start with nothing; the first frame tells rate and layout."""
+        self.graph: Graph | None = None
+        self.blocks: list[np.ndarray] = []
+
+    def push(self, sounds: list[AudioFrame]) -> None:
+        """Take frames, and what comes out by then."""
+        if self.graph is None:
+            self.graph = Graph()
+            first = sounds[0]
+            nodes = [
+                self.graph.add_abuffer(sample_rate=first.rate, format=first.format.name, layout=first.layout.name),
+                self.graph.add("asetnsamples", f"n={1024 * FRAMES_AT_ONCE}:p=0"),
+                self.graph.add("aresample", "ochl=mono:osf=fltp"),
+                self.graph.add("aresample", f"{SAMPLE_RATE}:osf=s16"),
+                self.graph.add("abuffersink"),
+            ]
+            self.graph.link_nodes(*nodes).configure()
+            self.source, self.sink = nodes[0], nodes[-1]
+        for sound in sounds:
+            self.source.push(sound)
+        self._pull()
+
+    def finish(self) -> np.ndarray:
+        """Return int16 (samples,)."""
+        self.source.push(None)
+        self._pull()
+        return np.concatenate(self.blocks)
+
+    def _pull(self) -> None:
+        with suppress(NothingYet, EOFError):
+            while True:
+                block = self.sink.pull()
+                assert isinstance(block, AudioFrame)
+                self.blocks.append(block.to_ndarray()[0])
 
 
 def main() -> None:

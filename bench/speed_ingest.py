@@ -5,6 +5,9 @@ time of a contender's process and all its children), which is clips per second p
 programs use the machine; wall time is kept beside it. Ours is the command `unibrivl ingest` with one worker writing
 committed shards. Its start is not a cost of clips and is taken out: of each turn, a run over one shard is subtracted
 from a run over several, so what remains is decoding, writing and committing the others, the parent's work included.
+
+How much faster two workers are is told by wall time, and stands beside the same of the floor in two processes, which
+share nothing: what the machine's cores allow.
 """
 
 import csv
@@ -14,6 +17,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import median
@@ -21,6 +25,7 @@ from typing import Any
 
 import imageio_ffmpeg
 
+from ..shards.checks import check_ranges
 from .environment import environment
 from .errors import BenchError
 from .speed import (
@@ -40,7 +45,8 @@ from .speed import (
 from .speed_media import QUIET, SECONDS, Medium, bit_rate, make_clips, make_long
 from .speed_memory import MemoryWatch
 
-OURS = "unibrivl"
+OURS, OURS_TWICE = "unibrivl", "unibrivl_2_workers"
+FLOOR, FLOOR_TWICE = "floor", "floor_2_processes"
 FRAME_PX = 64
 SQUARE = f"scale=-2:{FRAME_PX},crop={FRAME_PX}:{FRAME_PX}"
 SOUND = ("-ac", "1", "-ar", "16000", "-c:a", "flac")
@@ -50,7 +56,9 @@ MEANING = {
     "ffmpeg_two_outputs": "one process a clip: every frame decoded and scaled, the middle one kept; FLAC beside it",
     "ffmpeg_two_outputs_early_stop": "the same, but selected before it is scaled, and the video ends at the middle",
     "ffmpeg_keyframes": "two processes a clip: seek and keyframes only for the picture, another for the FLAC",
-    "floor": "in-process PyAV: open, one keyframe, sound decoded, resampled, FLAC; nothing else",
+    FLOOR: "in-process PyAV: open, one keyframe, sound decoded, resampled, FLAC; nothing else",
+    OURS_TWICE: "the same ingestion with two workers on two cores",
+    FLOOR_TWICE: "the floor in two processes at once",
 }
 """Contenders, in the order of their turns."""
 
@@ -83,12 +91,12 @@ class IngestSpeedConfig:
         for name, value in (QUICK if self.quick else FULL).items():
             if getattr(self, name) is None:
                 object.__setattr__(self, name, value)
-        for name, least in (("media", 1), ("repeats", 1), ("shard_clips", 1), ("shards", 1), ("memory_clips", 0)):
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} is {getattr(self, name)}, want at least {least}")
+        check_ranges(
+            self, media=(1, None), repeats=(1, None), shard_clips=(1, None), shards=(1, None), memory_clips=(0, None)
+        )
 
 
-QUICK = {"media": 3, "repeats": 2, "shard_clips": 16, "shards": 4, "memory_clips": 0, "long_files": False}
+QUICK = {"media": 3, "repeats": 2, "shard_clips": 32, "shards": 2, "memory_clips": 0, "long_files": False}
 FULL = {"media": 12, "repeats": 5, "shard_clips": 128, "shards": 4, "memory_clips": 5000, "long_files": True}
 
 
@@ -126,11 +134,15 @@ class _Bench:
         )  # fmt: skip
         self.folder = folder
         self.core = last_core()
+        self.cores = len(os.sched_getaffinity(0))
+        self.memory = MemoryWatch()
         self.ffmpeg = Path(imageio_ffmpeg.get_ffmpeg_exe())
         self.errors: dict[str, str] = {}
         self._progress = progress
         self._done = 0
-        self._total = self.repeats * len(MEANING) * (2 if config.long_files else 1) + 3
+        self._total = (
+            self.repeats * (len(self.runs(twice=self.cores >= 2)) + len(self.runs()) * bool(config.long_files)) + 2
+        )
 
     def step(self, what: str) -> None:
         self._progress(self._done, self._total, what)
@@ -138,15 +150,14 @@ class _Bench:
 
     def measure(self) -> dict[str, Any]:
         self.step("making media")
-        cores = len(os.sched_getaffinity(0))
         try:
             clips = make_clips(
-                self.folder / "media", count=self.media, seed=self.config.seed, ffmpeg=self.ffmpeg, workers=cores
+                self.folder / "media", count=self.media, seed=self.config.seed, ffmpeg=self.ffmpeg, workers=self.cores
             )
             # what only a first start costs (compiled files, cold caches) would be taken out of the turns' figures
             self.ingest(clips, 1, workers=1)
-            turns = self.take_turns(clips, "")
-            two, memory = self.two_workers(clips, cores)
+            turns = self.take_turns(clips, self.runs(twice=self.cores >= 2))
+            self.watch_memory(clips)
             long = self.long_turns(clips) if self.config.long_files else None
         except ContenderError as e:
             raise BenchError(f"ingestion or its media failed: {e}") from e
@@ -156,13 +167,13 @@ class _Bench:
         return {
             "clips_per_s_per_core": per_core,
             **_ratios(per_core),
-            "scaling_2_workers": ratio(two, wall[OURS]),
-            "rss_growth_mb": memory.growth_mb(),
+            "scaling_2_workers": ratio(wall.get(OURS_TWICE), wall[OURS]),
+            "scaling_2_floors": ratio(wall.get(FLOOR_TWICE), wall[FLOOR]),
+            "rss_growth_mb": self.memory.growth_mb(),
             "clips_per_s_wall": wall,
-            "clips_per_s_wall_2_workers": two,
             "spread": {name: _spread(found) for name, found in turns.items()},
-            "floor_ms": _parts(turns["floor"]),
-            "memory": memory.as_dict(),
+            "floor_ms": _parts(turns[FLOOR]),
+            "memory": self.memory.as_dict(),
             "long_files": None
             if long is None
             else {"clips_per_s_per_core": _per_core(long), **_ratios(_per_core(long))},
@@ -181,16 +192,21 @@ class _Bench:
             "video": "H.264 1280x720, 30 frames/s, B-frames, keyframe every 5 s", "audio": "AAC stereo 44.1 kHz",
         }  # fmt: skip
 
-    def take_turns(self, clips: Sequence[Medium], where: str) -> dict[str, list[Turn]]:
-        """Let every contender have its turns, one after the other; who fails leaves."""
+    def runs(self, *, twice: bool = False) -> dict[str, Callable[[Sequence[Medium]], Turn]]:
+        """Return contenders and how they take a turn, those on two cores too if `twice`."""
         runs: dict[str, Callable[[Sequence[Medium]], Turn]] = {
             OURS: self.ours,
             "ffmpeg_two_outputs": self.two_outputs,
             "ffmpeg_two_outputs_early_stop": self.two_outputs_early_stop,
             "ffmpeg_keyframes": self.keyframes,
-            "floor": self.floor,
+            FLOOR: self.floor,
         }
-        assert list(runs) == list(MEANING)
+        return runs | {OURS_TWICE: self.ours_twice, FLOOR_TWICE: self.floor_twice} if twice else runs
+
+    def take_turns(
+        self, clips: Sequence[Medium], runs: dict[str, Callable[[Sequence[Medium]], Turn]], where: str = ""
+    ) -> dict[str, list[Turn]]:
+        """Let every contender have its turns, one after the other; who fails leaves."""
         turns: dict[str, list[Turn]] = {name: [] for name in runs}
         for _ in range(self.repeats):
             for name, run in runs.items():
@@ -200,36 +216,34 @@ class _Bench:
                 try:
                     turns[name].append(run(clips))
                 except ContenderError as e:
-                    if name == OURS:
+                    if name in (OURS, OURS_TWICE):
                         raise
                     self.errors[name] = str(e)
         return turns
 
     def long_turns(self, clips: Sequence[Medium]) -> dict[str, list[Turn]]:
         path = self.folder / "media" / "long.mp4"
-        return self.take_turns(make_long(clips, path, count=12, ffmpeg=self.ffmpeg), ", 2-minute file")
+        return self.take_turns(make_long(clips, path, count=12, ffmpeg=self.ffmpeg), self.runs(), ", 2-minute file")
 
     def ours(self, clips: Sequence[Medium]) -> Turn:
-        small, large = self.shard_clips, self.shard_clips * (1 + self.shards)
-        less = self.ingest(clips, small, workers=1, core=self.core)
-        more = self.ingest(clips, large, workers=1, core=self.core)
+        return self.steady(clips, workers=1, core=self.core)
+
+    def ours_twice(self, clips: Sequence[Medium]) -> Turn:
+        return self.steady(clips, workers=2, core=None)
+
+    def steady(self, clips: Sequence[Medium], *, workers: int, core: int | None) -> Turn:
+        """Ingest one shard a worker, and several; the difference is a turn."""
+        small, large = workers * self.shard_clips, workers * self.shard_clips * (1 + self.shards)
+        less = self.ingest(clips, small, workers=workers, core=core)
+        watch = self.memory if workers > 1 and not self.config.memory_clips else None
+        more = self.ingest(clips, large, workers=workers, core=core, watch=watch)
         return Turn(large - small, more.cpu_s - less.cpu_s, more.wall_s - less.wall_s)
 
-    def two_workers(self, clips: Sequence[Medium], cores: int) -> tuple[float | None, MemoryWatch]:
-        """Return clips a second of two workers, None on one core, and what was seen of the workers' memory."""
-        memory = MemoryWatch()
-        rate = None
-        self.step("two workers")
-        if cores >= 2:
-            small, large = 2 * self.shard_clips, 2 * self.shard_clips * (1 + self.shards)
-            less = self.ingest(clips, small, workers=2)
-            more = self.ingest(clips, large, workers=2, watch=memory)
-            rate = _median([Turn(large - small, more.cpu_s - less.cpu_s, more.wall_s - less.wall_s)], wall=True)
+    def watch_memory(self, clips: Sequence[Medium]) -> None:
+        """Watch one worker over many clips; without, what was seen of two workers must do."""
         self.step("memory")
         if self.config.memory_clips:
-            memory = MemoryWatch()
-            self.ingest(clips, self.config.memory_clips, workers=1, watch=memory)
-        return rate, memory
+            self.ingest(clips, self.config.memory_clips, workers=1, watch=self.memory)
 
     def ingest(
         self, clips: Sequence[Medium], count: int, *, workers: int, core: int | None = None,
@@ -244,7 +258,7 @@ class _Bench:
         ]  # fmt: skip
         finished = run_process(words, core=core, watch=watch, env={"PYTHONDONTWRITEBYTECODE": ""})
         if watch is not None:
-            watch.clips = count
+            watch.clips += count
         result = json.loads(finished.stdout)
         commits = len(list(out.glob("shards/*/*.commit.json")))
         shutil.rmtree(out)
@@ -288,10 +302,18 @@ class _Bench:
         return Turn(len(clips), sum(c.cpu_s for c in costs), sum(c.wall_s for c in costs))
 
     def floor(self, clips: Sequence[Medium]) -> Turn:
+        return self._floor(clips, self.core)
+
+    def floor_twice(self, clips: Sequence[Medium]) -> Turn:
+        with ThreadPoolExecutor(2) as pool:
+            one, two = pool.map(lambda core: self._floor(clips, core), sorted(os.sched_getaffinity(0))[-2:])
+        return Turn(one.clips + two.clips, one.cpu_s + two.cpu_s, max(one.wall_s, two.wall_s))
+
+    def _floor(self, clips: Sequence[Medium], core: int) -> Turn:
         rounds = -(-self.shard_clips // len(clips))
         job = {"clips": [(str(c.path), c.start_s) for c in clips], "rounds": rounds, "seconds": SECONDS}
         words = [sys.executable, "-m", "unibrivl.bench.speed_floor", json.dumps(job)]
-        found = json.loads(run_process(words, core=self.core).stdout)
+        found = json.loads(run_process(words, core=core).stdout)
         return Turn(found["clips"], found["cpu_s"], found["wall_s"], found["parts"])
 
 
@@ -336,7 +358,7 @@ def _per_core(turns: dict[str, list[Turn]]) -> dict[str, float | None]:
 def _ratios(per_core: dict[str, float | None]) -> dict[str, float | None]:
     ours = per_core[OURS]
     return {f"ratio_vs_{name}": ratio(ours, per_core[name]) for name in per_core if name.startswith("ffmpeg")} | {
-        "ratio_to_floor": ratio(per_core["floor"], ours)
+        "ratio_to_floor": ratio(per_core[FLOOR], ours)
     }
 
 
@@ -357,6 +379,6 @@ def rows(result: dict[str, Any]) -> list[tuple[str, ...]]:
         if rate is None:
             found.append((name, "-", "", "", result["errors"][name]))
             continue
-        times = "" if name == OURS else f"{result['clips_per_s_per_core'][OURS] / rate:.2f}"
+        times = "" if name in (OURS, OURS_TWICE) else f"{result['clips_per_s_per_core'][OURS] / rate:.2f}"
         found.append((name, f"{rate:.2f}", spread_text(result["spread"][name]), times, result["contenders"][name]))
     return found

@@ -10,6 +10,8 @@ from typing import Any
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 MIN_SAMPLES = 20
 """Processes seen less often are no workers, or none that could grow."""
+MIN_GROWTH_SAMPLES = 100
+"""About five seconds: a worker that lived less has hardly done anything but start."""
 HELPERS = (b"resource_tracker", b"forkserver")
 
 
@@ -44,7 +46,7 @@ class MemoryWatch:
 
         Of a worker's life: the median of its last tenth less that of its second tenth (the first is its start).
         """
-        growths = [_growth(series) for series in self._workers()]
+        growths = [_growth(series) for series in self._workers() if len(series) >= MIN_GROWTH_SAMPLES]
         return round(max(growths) / 1e6, 2) if growths else None
 
     def as_dict(self) -> dict[str, Any]:

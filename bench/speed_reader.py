@@ -21,6 +21,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from ..shards.checks import check_ranges
 from . import peers
 from .environment import environment
 from .errors import BenchError
@@ -78,8 +79,7 @@ class ReaderSpeedConfig:
         for name, value in (QUICK if self.quick else FULL).items():
             if getattr(self, name) is None:
                 object.__setattr__(self, name, value)
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}, want at least 1")
+        check_ranges(self, **dict.fromkeys(FULL, (1, None)))
 
 
 QUICK = {"samples": 400, "shard_clips": 64, "raw_epochs": 5, "decoded_epochs": 1}

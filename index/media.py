@@ -10,6 +10,7 @@ from av.error import FFmpegError
 from PIL import Image, ImageOps
 
 from ..shards import SAMPLE_RATE
+from ..shards.checks import check_file
 from .errors import QueryError
 
 MAX_SECONDS = 600.0
@@ -75,6 +76,7 @@ def _on_white(image: Image.Image) -> Image.Image:
 
 
 def _check(path: Path) -> None:
+    check_file(path, QueryError)
     if not path.is_file():
         raise QueryError(f"{path}: there is no such file")
     if path.stat().st_size == 0:

@@ -8,6 +8,7 @@ from typing import Any, Literal
 import numpy as np
 
 from ..model.embed import Encoder, load_encoder
+from ..shards.checks import check_ranges
 from .errors import IndexMismatchError, QueryError
 from .media import read_picture, read_sound
 from .search import search_distinct
@@ -36,8 +37,7 @@ class QueryConfig:
         """Refuse what cannot be asked."""
         if (self.audio is None) == (self.image is None):
             raise ValueError("give one query: --audio FILE or --image FILE")
-        if not 1 <= self.k <= 10_000:
-            raise ValueError(f"k is {self.k}, want 1 to 10000")
+        check_ranges(self, k=(1, 10_000))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -3,27 +3,19 @@
 One clip is a `Clip`; two million are an Arrow table in `CLIP_SCHEMA`, a tenth of the memory.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute
 
-from ..shards.schema import SIDECAR_SCHEMA, make_key
+from ..shards.arrays import text_scalar
+from ..shards.schema import PLAN_SCHEMA, make_key
 
 pc: Any = pyarrow.compute  # its functions are made at run time, unknown to type checkers
 
-CLIP_SCHEMA = pa.schema(
-    [
-        pa.field(name, SIDECAR_SCHEMA.field(name).type)
-        for name in (
-            "corpus", "media_id", "source", "start_ms", "end_ms", "split", "group", "labels", "events", "caption",
-            "language", "license",
-        )
-    ]
-)  # fmt: skip
+CLIP_SCHEMA = PLAN_SCHEMA
 """One row a clip, nothing null; the columns are `Clip`'s fields."""
 BATCH_ROWS = 4096
 """Rows that are Python objects at one time."""
@@ -73,49 +65,9 @@ class Clip:
         return make_key(self.corpus, self.media_id, self.start_ms)
 
 
-def array_of(values: np.ndarray) -> pa.Array:
-    """Return numbers or truth values as an Arrow array, without a copy where there is one already.
-
-    `pa.array` would do, but it imports pandas wherever that is installed: longer than a list takes to read.
-    """
-    if values.dtype == bool:
-        return pa.BooleanArray.from_buffers(
-            pa.bool_(), len(values), [None, pa.py_buffer(np.packbits(values, bitorder="little"))]
-        )
-    buffer = pa.py_buffer(np.ascontiguousarray(values))
-    return pa.Array.from_buffers(pa.from_numpy_dtype(values.dtype), len(values), [None, buffer])
-
-
-def numpy_of(values: pa.Array | pa.ChunkedArray) -> np.ndarray:
-    """Return numbers as an array that may only be read; like `array_of`, without pandas.
-
-    Raises:
-        pa.ArrowInvalid: a value is null.
-    """
-    array = values.combine_chunks() if isinstance(values, pa.ChunkedArray) else values
-    if array.null_count:
-        raise pa.ArrowInvalid("a value is null")
-    kind = np.dtype(str(array.type))
-    if not len(array):
-        return np.zeros(0, kind)
-    return np.frombuffer(array.buffers()[1], kind, len(array), array.offset * kind.itemsize)
-
-
 def joined(first: pa.ChunkedArray, second: pa.ChunkedArray) -> pa.DictionaryArray:
     """Return `first/second` of every row, each text once."""
     return pc.binary_join_element_wise(first, second, text_scalar("/")).combine_chunks().dictionary_encode()
-
-
-def texts_of(texts: Sequence[str]) -> pa.StringArray:
-    """Return texts as an Arrow array; like `array_of`, without pandas."""
-    data = [text.encode() for text in texts]
-    ends = np.cumsum([0, *map(len, data)]).astype(np.int32)
-    return pa.StringArray.from_buffers(len(data), pa.py_buffer(ends), pa.py_buffer(b"".join(data)))
-
-
-def text_scalar(text: str) -> pa.StringScalar:
-    """Return a text as an Arrow scalar."""
-    return texts_of([text])[0]
 
 
 def table_of(clips: Iterable[Clip]) -> pa.Table:
@@ -146,9 +98,3 @@ def clips_of(table: pa.Table) -> Iterator[Clip]:
             row["labels"] = tuple(row["labels"])
             row["events"] = tuple(Event(**event) for event in row["events"])
             yield Clip(**row)
-
-
-def keys_of(table: pa.Table) -> pa.ChunkedArray:
-    """Return `Clip.key` of every row. Rows are taken to be valid, as those of a list are."""
-    start = pc.utf8_lpad(pc.cast(table["start_ms"], pa.string()), width=9, padding="0")
-    return pc.binary_join_element_wise(table["corpus"], table["media_id"], start, text_scalar("_"))

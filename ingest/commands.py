@@ -1,6 +1,5 @@
-"""The commands `unibrivl sample`, `unibrivl ingest` and `unibrivl shards ...`."""
+"""The commands `unibrivl sample` and `unibrivl ingest`."""
 
-import os
 from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
@@ -8,24 +7,37 @@ from typing import Annotated, Any
 
 import typer
 
-from .. import UnibrivlError
-from .console import Json, bar, count_clips, print_json, print_table, usage
+from .console import Json, bar, count_clips, print_json, usage
+from .options import (
+    ClipTimeout,
+    Cookies,
+    FetchTimeout,
+    Ffmpeg,
+    MaxWait,
+    MediaDir,
+    MediaHolds,
+    MediaUrl,
+    Workers,
+    YouTube,
+    engine_of,
+)
 
-shards = typer.Typer(help="Look after a shard set: check, mend, complete, describe.", no_args_is_help=True)
-
-Root = Annotated[Path, typer.Argument(metavar="ROOT", help="Folder of the shard set.")]
-MediaDir = Annotated[Path | None, typer.Option(help="Folder with the media files, named by id, id_start, or the list.")]
-MediaHolds = Annotated[str, typer.Option(help="What a file named by id alone is: media (whole) or clips (the clip).")]
-MediaUrl = Annotated[
-    str | None, typer.Option(help="Address of a medium, such as s3://bucket/{id}.mp4; '' takes the list's own.")
+ListPath = Annotated[
+    Path, typer.Argument(metavar="LIST", help="Clip list: AudioSet's or VGGSound's dialects, CSV, JSONL or Parquet.")
 ]
-YouTube = Annotated[bool, typer.Option("--youtube", help="Fetch from YouTube (extra `youtube`).")]
-Cookies = Annotated[Path | None, typer.Option(help="YouTube: cookies file in Netscape's format.")]
-Ffmpeg = Annotated[Path | None, typer.Option(help="The ffmpeg to use. [default: that on PATH, else a bundled one]")]
-Workers = Annotated[int | None, typer.Option(help="Worker processes. [default: one a core]")]
-ClipTimeout = Annotated[float, typer.Option(help="Seconds that decoding a clip may take.")]
-FetchTimeout = Annotated[float, typer.Option(help="Seconds that fetching a clip's medium may take.")]
-MaxWait = Annotated[float, typer.Option(help="Seconds to wait, in all, for a source that refuses.")]
+Labels = Annotated[list[str] | None, typer.Option(help="Only clips with this label or one below; repeat.")]
+ExcludeLabels = Annotated[list[str] | None, typer.Option(help="No clip with this label or one below.")]
+OntologyFile = Annotated[Path | None, typer.Option(help="AudioSet's ontology.json, for names and what is below.")]
+Balance = Annotated[int | None, typer.Option(help="At most so many clips of each label.")]
+Take = Annotated[int | None, typer.Option(help="A random subset of so many clips, by --seed.")]
+Frame = Annotated[str, typer.Option(help="middle or random (nearest keyframe), exact or exact:SECONDS.")]
+FrameSizes = Annotated[
+    list[int] | None, typer.Option(help="Side of the stored picture, in pixels; repeat for more. [default: 64]")
+]
+Drop = Annotated[list[str] | None, typer.Option(help="Leave out clips flagged silent, black_frame, ...")]
+MaxPad = Annotated[int, typer.Option(help="Milliseconds of a clip's sound that may be missing.")]
+MaxFailed = Annotated[float, typer.Option(help="Share of clips that may fail without failing the run.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Read and plan only; touch nothing.")]
 
 
 class SampleName(StrEnum):
@@ -67,42 +79,35 @@ def sample(
 
 
 def ingest(
-    list_path: Annotated[
-        Path,
-        typer.Argument(metavar="LIST", help="Clip list: AudioSet's or VGGSound's dialects, CSV, JSONL or Parquet."),
-    ],
+    list_path: ListPath,
     out: Annotated[Path | None, typer.Argument(metavar="OUT", help="Folder of the shard set.")] = None,
     media_dir: MediaDir = None,
     media_holds: MediaHolds = "media",
     media_url: MediaUrl = None,
     youtube: YouTube = False,
     cookies: Cookies = None,
-    labels: Annotated[list[str] | None, typer.Option(help="Only clips with this label or one below; repeat.")] = None,
-    exclude_labels: Annotated[list[str] | None, typer.Option(help="No clip with this label or one below.")] = None,
-    ontology: Annotated[
-        Path | None, typer.Option(help="AudioSet's ontology.json, for names and what is below.")
-    ] = None,
-    balance: Annotated[int | None, typer.Option(help="At most so many clips of each label.")] = None,
-    take: Annotated[int | None, typer.Option(help="A random subset of so many clips, by --seed.")] = None,
+    labels: Labels = None,
+    exclude_labels: ExcludeLabels = None,
+    ontology: OntologyFile = None,
+    balance: Balance = None,
+    take: Take = None,
     drop_restricted: Annotated[bool, typer.Option(help="Leave out the ontology's restricted classes.")] = False,
     split: Annotated[str | None, typer.Option(help="Split of rows that name none.")] = None,
-    frame: Annotated[str, typer.Option(help="middle or random (nearest keyframe), exact or exact:SECONDS.")] = "middle",
-    frame_size: Annotated[
-        list[int] | None, typer.Option(help="Side of the stored picture, in pixels; repeat for more. [default: 64]")
-    ] = None,
+    frame: Frame = "middle",
+    frame_size: FrameSizes = None,
     audio: Annotated[str, typer.Option(help="flac, or wav: larger and faster to read.")] = "flac",
     decoder: Annotated[str, typer.Option(help="pyav, or ffmpeg: slower, knows more codecs.")] = "pyav",
     ffmpeg: Ffmpeg = None,
-    drop: Annotated[list[str] | None, typer.Option(help="Leave out clips flagged silent, black_frame, ...")] = None,
+    drop: Drop = None,
     shard_clips: Annotated[int, typer.Option(help="Clips planned for a shard.")] = 2048,
     seed: Annotated[int, typer.Option(help="Of the order of the clips.")] = 0,
     workers: Workers = None,
     clip_timeout: ClipTimeout = 60.0,
     fetch_timeout: FetchTimeout = 600.0,
     max_wait: MaxWait = 7200.0,
-    max_pad_ms: Annotated[int, typer.Option(help="Milliseconds of a clip's sound that may be missing.")] = 1000,
-    max_failed: Annotated[float, typer.Option(help="Share of clips that may fail without failing the run.")] = 0.0,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Read and plan only; touch nothing.")] = False,
+    max_pad_ms: MaxPad = 1000,
+    max_failed: MaxFailed = 0.0,
+    dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
     """Turn a list of clips into shards of 16 kHz sound and square pictures; run it again to finish or resume.
@@ -112,7 +117,7 @@ def ingest(
     from .run import IngestConfig
 
     with usage():
-        engine = _engine(
+        engine = engine_of(
             media_dir, media_holds, media_url, youtube, cookies, workers, clip_timeout, fetch_timeout, max_wait
         )
         if not dry_run and (out is None or engine.source is None):
@@ -142,200 +147,6 @@ def _run_ingest(config: Any, dry_run: bool, as_json: bool) -> None:
     else:
         made = f"{result.shards} shards of {config.out} ({result.made} new)"
         typer.echo(f"{result.ok} of {result.planned} clips in {made}")
-
-
-@shards.command("verify")
-def shards_verify(
-    root: Root,
-    level: Annotated[str, typer.Option(help="size, hash, or deep: decode every sample.")] = "hash",
-    as_json: Json = False,
-) -> None:
-    """Check every file of a shard set against its commits; exit with 1 if anything is damaged or missing.
-
-    Example: unibrivl shards verify try/shards
-    """
-    from ..shards.verify import verify
-
-    with usage(), bar("verify") as step:
-        report = verify(root, level=level, progress=step)
-    if as_json:
-        print_json(report.as_dict())
-    else:
-        for damage in report.damaged:
-            typer.echo(f"{damage.path}: {damage.reason}")
-        typer.echo(f"{report.ok} of {report.shards} shards are whole")
-    if not report.is_whole:
-        raise UnibrivlError(f"{root} is not whole: {report.advice(root)}")
-
-
-@shards.command("repair")
-def shards_repair(
-    root: Root,
-    media_dir: MediaDir = None,
-    media_holds: MediaHolds = "media",
-    media_url: MediaUrl = None,
-    youtube: YouTube = False,
-    cookies: Cookies = None,
-    ffmpeg: Ffmpeg = None,
-    accept_loss: Annotated[bool, typer.Option("--accept-loss", help="Go on without clips that can't be had.")] = False,
-    workers: Workers = None,
-    clip_timeout: ClipTimeout = 60.0,
-    fetch_timeout: FetchTimeout = 600.0,
-    max_wait: MaxWait = 7200.0,
-    as_json: Json = False,
-) -> None:
-    """Make damaged shards again: whole samples are kept, only the others are taken from the media.
-
-    Example: unibrivl shards repair try/shards --media-dir try/stamps/media
-    """
-    from .repair import RepairConfig
-    from .repair import repair as run
-
-    with usage():
-        engine = _engine(
-            media_dir, media_holds, media_url, youtube, cookies, workers, clip_timeout, fetch_timeout, max_wait
-        )
-    with bar("repair", unit="clips") as step:
-        result = run(
-            RepairConfig(root=root, engine=engine, ffmpeg=ffmpeg, accept_loss=accept_loss), count_clips(step, 0)
-        )
-    if as_json:
-        print_json(asdict(result))
-    else:
-        typer.echo(f"{result.damaged} shards were damaged; {result.identical} are again as committed, bit for bit")
-    if result.left:
-        raise UnibrivlError(
-            f"{len(result.left)} shards are left as they are ({result.left[0]} the first): some of their clips must be "
-            "made again and could not; name their media, as in --media-dir, or go on without them with --accept-loss"
-        )
-    if result.lost:
-        reasons = ", ".join(f"{count} {code}" for code, count in result.lost.items())
-        raise UnibrivlError(
-            f"clips could not be made again ({reasons}); `unibrivl shards retry {root}` tries once more"
-        )
-
-
-@shards.command("retry")
-def shards_retry(
-    root: Root,
-    only: Annotated[list[str] | None, typer.Option(help="Only this reason, such as transient or source.*.")] = None,
-    media_dir: MediaDir = None,
-    media_holds: MediaHolds = "media",
-    media_url: MediaUrl = None,
-    youtube: YouTube = False,
-    cookies: Cookies = None,
-    ffmpeg: Ffmpeg = None,
-    workers: Workers = None,
-    clip_timeout: ClipTimeout = 60.0,
-    fetch_timeout: FetchTimeout = 600.0,
-    max_wait: MaxWait = 7200.0,
-    as_json: Json = False,
-) -> None:
-    """Try the clips that failed once more; what is recovered goes into patch shards beside the others.
-
-    Example: unibrivl shards retry try/shards --media-dir try/stamps/media
-    """
-    from .retry import RetryConfig
-    from .retry import retry as run
-
-    with usage():
-        engine = _engine(
-            media_dir, media_holds, media_url, youtube, cookies, workers, clip_timeout, fetch_timeout, max_wait
-        )
-        if engine.source is None:
-            raise typer.BadParameter("give one of --media-dir, --media-url and --youtube")
-        config = RetryConfig(root=root, engine=engine, only=tuple(only or ()), ffmpeg=ffmpeg)
-    with bar("retry", unit="clips") as step:
-        result = run(config, count_clips(step, 0))
-    if as_json:
-        print_json(asdict(result))
-    else:
-        left = ", ".join(f"{count} {code}" for code, count in result.errors.items()) or "none"
-        typer.echo(
-            f"{result.recovered} of {result.tried} clips recovered into {result.shards} patch shards; left: {left}"
-        )
-
-
-@shards.command("stats")
-def shards_stats(root: Root, as_json: Json = False) -> None:
-    """Count clips, hours, bytes, failures, labels and quality.
-
-    Example: unibrivl shards stats try/shards
-    """
-    from ..shards.stats import rows, stats
-
-    found = stats(root)
-    if as_json:
-        print_json(found.as_dict())
-    else:
-        print_table(str(root), ("", ""), rows(found))
-
-
-@shards.command("index")
-def shards_index(
-    root: Annotated[Path, typer.Argument(metavar="ROOT", help="A shard set, or a folder of tars made elsewhere.")],
-) -> None:
-    """Make a large set quick to open, or tars made by other tools readable in any order.
-
-    Example: unibrivl shards index try/shards
-    """
-    from ..shards.catalog import DATASET_FILE, compact
-    from ..shards.foreign import index_foreign
-
-    if (root / DATASET_FILE).exists():
-        typer.echo(f"{compact(root)} rows in {root / 'catalog.parquet'}")
-    else:
-        report = index_foreign(root)
-        typer.echo(f"{report.samples} samples of {report.tars} tars in {report.path}")
-
-
-@shards.command("report")
-def shards_report(
-    root: Root,
-    html: Annotated[Path, typer.Option(help="Page to write.")] = Path("report.html"),
-    clips: Annotated[int, typer.Option(help="Clips on the contact sheet.")] = 24,
-    seed: Annotated[int, typer.Option(help="Of the choice of those clips.")] = 0,
-) -> None:
-    """Write one page that tells what was planned, what came, why the rest did not, and how good it is.
-
-    Example: unibrivl shards report try/shards --html report.html
-    """
-    from .report import write_report
-
-    with usage():
-        write_report(root, html, clips=clips, seed=seed)
-    typer.echo(f"page: {html}")
-
-
-def _engine(
-    media_dir: Path | None,
-    media_holds: Any,
-    media_url: str | None,
-    youtube: bool,
-    cookies: Path | None,
-    workers: int | None,
-    clip_timeout_s: float,
-    fetch_timeout_s: float,
-    max_wait_s: float,
-) -> Any:
-    """Build what ingest, repair and retry have in common."""
-    from .engine import EngineConfig
-    from .patience import PatienceConfig
-    from .sources import FolderConfig, RemoteConfig, YouTubeConfig
-
-    if (media_dir is not None) + (media_url is not None) + youtube > 1:
-        raise ValueError("--media-dir, --media-url and --youtube exclude each other")
-    source = None
-    if media_dir is not None:
-        source = FolderConfig(root=media_dir, holds=media_holds)
-    elif media_url is not None:
-        source = RemoteConfig(prefix=media_url)
-    elif youtube:
-        source = YouTubeConfig(cookies=cookies)
-    return EngineConfig(
-        source=source, workers=len(os.sched_getaffinity(0)) if workers is None else workers,
-        clip_timeout_s=clip_timeout_s, fetch_timeout_s=fetch_timeout_s, patience=PatienceConfig(max_wait_s=max_wait_s),
-    )  # fmt: skip
 
 
 def _selection(
@@ -375,9 +186,11 @@ def _recipe(
 
 
 def _print_plan(clips: Any, plan: Any, as_json: bool) -> None:
+    from .plan import leaks
+
     value = {
         "rows": clips.rows, "bad_rows": len(clips.bad), "bad_lines": [bad.line for bad in clips.bad],
-        "clips": plan.num_clips, "shards": len(plan.shards), "splits": plan.splits(),
+        "clips": plan.num_clips, "shards": len(plan.shards), "splits": plan.splits(), "leaks": leaks(plan.table),
     }  # fmt: skip
     if as_json:
         print_json(value)
@@ -386,6 +199,8 @@ def _print_plan(clips: Any, plan: Any, as_json: bool) -> None:
         typer.echo(f"line {bad.line}: {bad.reason}")
     splits = ", ".join(f"{name} {count}" for name, count in value["splits"].items())
     typer.echo(f"{value['clips']} clips ({splits}) in {value['shards']} shards; {value['bad_rows']} bad rows")
+    if value["leaks"]:
+        typer.echo(f"{value['leaks']} media have clips in more than one split, so what is trained on leaks into tests")
 
 
 def _warn_of_bad_rows(path: Path, clips: Any) -> None:

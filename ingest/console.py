@@ -12,7 +12,26 @@ import typer
 
 from .. import UnibrivlError
 
+FIELDS = {"holds": "media_holds", "prefix": "media_url"}
+"""Fields of configurations that are called otherwise than their options."""
+
 Json = Annotated[bool, typer.Option("--json", help="Print JSON to standard output.")]
+
+
+class RefusedValueError(typer.BadParameter):
+    """A value that a configuration refuses; told with the option as it is typed, `--shard-clips` for `shard_clips`."""
+
+    def format_message(self) -> str:
+        """Return the message with the option in place of the field that it begins with, if there is such an option.
+
+        A field may be called as its option, in the plural, or with its unit; `FIELDS` has the others.
+        """
+        field, _, rest = self.message.partition(" ")
+        name = FIELDS.get(field, field)
+        for option in self.ctx.command.params if self.ctx else ():
+            if name in (option.name, f"{option.name}s", f"{option.name}_s"):
+                return f"Invalid value: {max(option.opts, key=len)} {rest}"
+        return super().format_message()
 
 
 @contextmanager
@@ -21,7 +40,7 @@ def usage() -> Iterator[None]:
     try:
         yield
     except ValueError as e:
-        raise typer.BadParameter(str(e)) from e
+        raise RefusedValueError(str(e)) from e
 
 
 @contextmanager

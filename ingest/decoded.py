@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ..shards.checks import check_ranges
 from .errors import ClipError
 
 DECODERS = ("pyav", "ffmpeg")
@@ -49,8 +50,7 @@ class DecodeConfig:
             raise ValueError(f"frame_sizes is {self.frame_sizes}, want one or more different sides")
         if bad := [size for size in self.frame_sizes if not MIN_SIZE <= size <= MAX_SIZE]:
             raise ValueError(f"frame_sizes has {bad[0]}, want {MIN_SIZE} to {MAX_SIZE}")
-        if not 0 <= self.max_pad_ms <= 3_600_000:
-            raise ValueError(f"max_pad_ms is {self.max_pad_ms}, want 0 to 3600000")
+        check_ranges(self, max_pad_ms=(0, 3_600_000))
         if self.decoder not in DECODERS:
             raise ValueError(f"decoder is {self.decoder!r}, want {' or '.join(DECODERS)}")
 

@@ -10,7 +10,9 @@ from itertools import chain
 from pathlib import Path
 
 from ..shards.atomic import hold_directory, remove_leftovers
+from ..shards.checks import check_ranges
 from ..shards.writer import remove_finished_parts
+from .addresses import check_address
 from .errors import AGAIN, IngestError
 from .patience import PatienceConfig
 from .pool import Pool
@@ -44,13 +46,10 @@ class EngineConfig:
 
     def __post_init__(self) -> None:
         """Refuse values that cannot be meant."""
-        for name, least, most in (
-            ("workers", 1, 1024), ("clip_timeout_s", 0.001, 86_400), ("fetch_timeout_s", 0.001, 86_400),
-            ("worker_memory_bytes", 1 << 28, 1 << 50),
-        ):  # fmt: skip
-            value = getattr(self, name)
-            if not least <= value <= most:
-                raise ValueError(f"{name} is {value}, want {least} to {most}")
+        check_ranges(
+            self, workers=(1, 1024), clip_timeout_s=(0.001, 86_400), fetch_timeout_s=(0.001, 86_400),
+            worker_memory_bytes=(1 << 28, 1 << 50),
+        )  # fmt: skip
 
 
 @contextmanager
@@ -76,12 +75,14 @@ def make_shards(
     """Make and commit every shard of `tasks`.
 
     Raises:
+        PlanError: the address that media come from cannot be reached.
         IngestError: the output cannot be written, the source refuses for good, or everything fails in passing.
     """
     tasks = iter(tasks)
     first = next(tasks, None)
     if first is None:
         return
+    check_address(config.source, first.clips)
     run = time.strftime("%Y%m%dT%H%M%S", time.gmtime()) + f"-{os.getpid()}"
     (out / "ledger" / run).mkdir(parents=True, exist_ok=True)
     faults = 0

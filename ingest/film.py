@@ -16,7 +16,7 @@ import av
 from ..shards.atomic import write_bytes
 from .corpora import Progress, SampleClip, SampleConfig, clip_id
 from .errors import SampleError
-from .fetch import PackageFile, fetch_source
+from .packages import PackageFile, fetch_source
 
 PACKAGE = PackageFile(
     name="moviepy",

@@ -5,7 +5,8 @@ from hashlib import blake2b
 import numpy as np
 import pyarrow as pa
 
-from .clips import joined, numpy_of
+from ..shards.arrays import numpy_of
+from .clips import joined
 
 CHUNK = 1 << 16
 

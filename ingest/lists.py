@@ -14,9 +14,12 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from ..shards.arrays import array_of
+from ..shards.checks import check_file
 from ..shards.schema import SPLIT_PATTERN
-from .clips import CLIP_SCHEMA, Clip, array_of, table_of
-from .dialects import (
+from .clips import CLIP_SCHEMA, Clip, table_of
+from .errors import ListError
+from .list_dialects import (
     AUDIOSET,
     AUDIOSET_COLUMNS,
     DIALECTS,
@@ -26,10 +29,9 @@ from .dialects import (
     is_audioset_row,
     read_quickly,
 )
-from .errors import ListError
-from .general import JSONL, clip_of, csv_dialect, parquet_rows
-from .repeats import cut_label, merge_events, repeated
-from .rows import Lines, split_fields
+from .list_general import JSONL, clip_of, csv_dialect, parquet_rows
+from .list_repeats import cut_label, merge_events, repeated
+from .list_rows import Lines, split_fields
 
 CHUNK_LINES = 1 << 16
 """Lines that are read at once."""
@@ -83,6 +85,7 @@ def read_list(path: Path, *, split: str | None = None) -> ClipList:
     """
     if split is not None and not SPLIT_PATTERN.fullmatch(split):
         raise ListError(f"{path}: split {split[:40]!r} is no lower-case name; want letters and digits, as in train")
+    check_file(path, ListError)
     if path.suffix.lower() == ".parquet":
         rows = _read_rows(enumerate(parquet_rows(path), 1), lambda row: clip_of(row, split or "train"))
         return _clip_list(path, rows, "parquet", is_merged=False)

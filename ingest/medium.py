@@ -13,10 +13,18 @@ from pathlib import Path
 from typing import Protocol
 
 from ..shards.atomic import hold_directory
+from ..shards.httpstatus import Answer, answer_of
 from .clips import Clip
 from .errors import ClipError, PlanError
 
 FOLDER_PREFIX = "unibrivl-media-"
+HTTP_CODES = {
+    Answer.WAIT: ("throttle.http_429", ": too many requests"),
+    Answer.REFUSED: ("source.forbidden", ": not allowed"),
+    Answer.GONE: ("source.gone", ": gone for good"),
+    Answer.ABSENT: ("source.unavailable", ""),
+}
+"""What a server means to error code and words."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,17 +125,11 @@ def http_error(status: int, name: str, *, asks_to_wait: bool = False) -> ClipErr
         asks_to_wait: the answer says when to come back (`Retry-After`).
     """
     message = f"{name}: the server answers HTTP {status}"
-    if status == 429 or (status == 503 and asks_to_wait):
-        return ClipError("throttle.http_429", f"{message}: too many requests")
-    if status >= 500:
-        return ClipError("transient.http_5xx", message)
-    if status in (408, 425):
-        return ClipError("transient.network", message)
-    if status in (401, 403, 407, 451):
-        return ClipError("source.forbidden", f"{message}: not allowed")
-    if status == 410:
-        return ClipError("source.gone", f"{message}: gone for good")
-    return ClipError("source.unavailable", message)
+    answer = answer_of(status, asks_to_wait=asks_to_wait)
+    if answer is Answer.AGAIN:
+        return ClipError("transient.http_5xx" if status >= 500 else "transient.network", message)
+    code, words = HTTP_CODES[answer]
+    return ClipError(code, message + words)
 
 
 def is_disk_full(error: BaseException) -> bool:

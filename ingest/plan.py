@@ -4,31 +4,21 @@ Membership is a pure function of the list and the seed, never of success, so tha
 workers gives the same shards.
 """
 
-import hashlib
-import struct
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute
-import pyarrow.parquet as pq
 
-from ..shards.atomic import write_file
+from ..shards import ShardError
+from ..shards.arrays import array_of, numpy_of
+from ..shards.planfile import PlanFile, keys_of, plan_sha256, read_plan_file, write_plan_file
 from ..shards.schema import shard_name
-from .clips import CLIP_SCHEMA, Clip, array_of, clips_of, joined, keys_of, numpy_of, texts_of
+from .clips import CLIP_SCHEMA, Clip, clips_of, joined
 from .errors import PlanError
 from .hashes import hash_ranks
-
-pc: Any = pyarrow.compute  # its functions are made at run time, unknown to type checkers
-
-PLAN_VERSION = b"1"
-SHA256_FIELD, VERSION_FIELD = b"unibrivl.plan_sha256", b"unibrivl.plan"
-"""Where the Parquet file's metadata hold the hash and the format's version."""
-ROW_GROUP_ROWS = 1 << 18
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +40,7 @@ class Plan:
     """Every clip in `CLIP_SCHEMA`, in the order of shards and slots."""
     shards: tuple[PlannedShard, ...]
     sha256: str
-    """Over every clip, its shard and its slot; see `plan_sha256`."""
+    """Over every clip, its shard and its slot; see `shards/planfile.py`."""
 
     @property
     def num_clips(self) -> int:
@@ -100,7 +90,7 @@ def make_plan(table: pa.Table, *, seed: int, shard_clips: int, retry: int = 0) -
             name = shard_name(corpus, split, shard, retry=retry)
             shards.append(PlannedShard(name, split, first + begin, end - begin))
     ordered = table.take(array_of(order)).combine_chunks()
-    return Plan(ordered, tuple(shards), plan_sha256(ordered, shards))
+    return Plan(ordered, tuple(shards), plan_sha256(ordered, _counts(shards)))
 
 
 def _refuse_doubles(table: pa.Table, medium: np.ndarray, start_ms: np.ndarray) -> None:
@@ -123,43 +113,6 @@ def _fill(medium: np.ndarray, size: int) -> Iterator[tuple[int, int]]:
         begin = end
 
 
-def plan_sha256(table: pa.Table, shards: list[PlannedShard] | tuple[PlannedShard, ...]) -> str:
-    """Hash every clip with its shard and slot, the same way whatever wrote or read the table.
-
-    The bytes are: of each shard its name in UTF-8, a zero byte and its number of clips; then column by column, in the
-    order of `CLIP_SCHEMA`, its name, a zero byte and its values in slot order. Integers are 64 bits, little-endian.
-    Texts are all their lengths in bytes and then all their UTF-8; lists all their lengths and then their values;
-    events their three fields one after the other.
-    """
-    digest = hashlib.sha256()
-    for shard in shards:
-        digest.update(shard.name.encode() + b"\0" + struct.pack("<q", shard.num_clips))
-    for name in CLIP_SCHEMA.names:
-        digest.update(name.encode() + b"\0")
-        _update(digest, table[name].chunks)
-    return digest.hexdigest()
-
-
-def _update(digest: "hashlib._Hash", chunks: list[pa.Array]) -> None:
-    """Hash one column; how it is cut into chunks makes no difference."""
-    kind = chunks[0].type if chunks else pa.int64()
-    if pa.types.is_int64(kind):
-        for chunk in chunks:
-            digest.update(numpy_of(chunk).astype("<i8", copy=False).data)
-    elif pa.types.is_string(kind):
-        _update(digest, [pc.cast(pc.binary_length(chunk), pa.int64()) for chunk in chunks])
-        for chunk in chunks:
-            _, offsets, text = chunk.buffers()
-            ends = np.frombuffer(offsets, np.int32)[[chunk.offset, chunk.offset + len(chunk)]] if len(chunk) else (0, 0)
-            digest.update(memoryview(text)[ends[0] : ends[1]] if text else b"")
-    elif pa.types.is_list(kind):
-        _update(digest, [pc.cast(pc.list_value_length(chunk), pa.int64()) for chunk in chunks])
-        _update(digest, [chunk.flatten() for chunk in chunks])
-    else:
-        for number in range(kind.num_fields):
-            _update(digest, [chunk.flatten()[number] for chunk in chunks])
-
-
 def leaks(table: pa.Table) -> int:
     """Count the media ids in `table` that occur in more than one corpus or split.
 
@@ -173,14 +126,7 @@ def leaks(table: pa.Table) -> int:
 
 def write_plan(plan: Plan, path: Path) -> None:
     """Write the plan as Parquet: one row a clip, with key, shard and slot; its hash is in the metadata."""
-    counts = [shard.num_clips for shard in plan.shards]
-    codes = array_of(np.repeat(np.arange(len(counts), dtype=np.int32), counts))
-    names = pa.DictionaryArray.from_arrays(codes, texts_of([shard.name for shard in plan.shards]))
-    slots = np.concatenate([np.zeros(0, np.int64), *(np.arange(count) for count in counts)])
-    table = plan.table.append_column("key", keys_of(plan.table)).append_column("shard", names)
-    table = table.append_column("slot", array_of(slots))
-    table = table.replace_schema_metadata({VERSION_FIELD: PLAN_VERSION, SHA256_FIELD: plan.sha256.encode()})
-    write_file(path, lambda f: pq.write_table(table, f, compression="zstd", row_group_size=ROW_GROUP_ROWS))
+    write_plan_file(PlanFile(plan.table, _counts(plan.shards), plan.sha256), path)
 
 
 def read_plan(path: Path) -> Plan:
@@ -190,34 +136,15 @@ def read_plan(path: Path) -> Plan:
         PlanError: the file is missing, damaged, of another version, or does not fit its own hash.
     """
     try:
-        table = pq.read_table(path)
-        metadata = table.schema.metadata or {}
-        if metadata.get(VERSION_FIELD) != PLAN_VERSION:
-            raise PlanError(f"{path}: no plan of version {PLAN_VERSION.decode()}; ingest into another folder")
-        clips = table.select(CLIP_SCHEMA.names).cast(CLIP_SCHEMA).combine_chunks()
-        shards = _shards(table["shard"].cast(pa.string()).combine_chunks(), numpy_of(table["slot"]), clips["split"])
-        sha256 = plan_sha256(clips, shards or ())
-        fits = sha256.encode() == metadata.get(SHA256_FIELD) and shards is not None
-        fits = fits and table["key"].cast(pa.string()) == keys_of(clips)
-    except FileNotFoundError:
-        raise PlanError(f"{path}: there is no such plan") from None
-    except (pa.ArrowException, OSError, KeyError) as e:
-        reason = str(e).partition("\n")[0][:200]
-        raise PlanError(f"{path}: not a plan that can be read ({reason}); ingest the same list again") from e
-    if not fits:
-        raise PlanError(f"{path}: the plan does not fit its own hash; the file is damaged, ingest the same list again")
-    return Plan(clips, shards or (), sha256)
+        found = read_plan_file(path)
+    except ShardError as e:
+        raise PlanError(f"{e}; ingest the same list again, it writes the plan anew") from e
+    shards, first = [], 0
+    for name, count in found.shards:
+        shards.append(PlannedShard(name, found.table["split"][first].as_py(), first, count))
+        first += count
+    return Plan(found.table, tuple(shards), found.sha256)
 
 
-def _shards(column: pa.StringArray, slots: np.ndarray, splits: pa.ChunkedArray) -> tuple[PlannedShard, ...] | None:
-    """Find the shards again from each row's shard and slot; None if these are not in the order of a plan."""
-    names = column.dictionary_encode()
-    codes = numpy_of(names.indices)
-    firsts = np.flatnonzero(slots == 0)
-    counts = np.diff(np.append(firsts, len(slots)))
-    if len(names.dictionary) != len(firsts) or not np.array_equal(codes, np.repeat(np.arange(len(firsts)), counts)):
-        return None
-    if not np.array_equal(slots, np.arange(len(slots)) - np.repeat(firsts, counts)):
-        return None
-    heads = zip(names.dictionary.to_pylist(), splits.take(firsts).to_pylist(), firsts, counts, strict=True)
-    return tuple(PlannedShard(name, split, int(first), int(count)) for name, split, first, count in heads)
+def _counts(shards: Iterable[PlannedShard]) -> tuple[tuple[str, int], ...]:
+    return tuple((shard.name, shard.num_clips) for shard in shards)

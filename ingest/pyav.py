@@ -21,14 +21,12 @@ from ..shards import SAMPLE_RATE
 from .decoded import NOT_MEDIA, OPEN_OPTIONS, BadPackets, DecodeConfig, DecodedClip, check_range, no_picture
 from .errors import ClipError
 from .frames import Picture, Span, exact_frame, key_frame, squares
-from .sound import PREROLL_S, place_sound
+from .sound import COARSE_S, PREROLL_S, place_sound
 
 HEAD_BYTES = 512
 QUICK_OPTIONS = {b"ftyp": {"skip_frame": "all", "analyzeduration": "1"}, b"\x1a\x45\xdf\xa3": {"skip_frame": "all"}}
 """Containers that say all that is needed (MP4, Matroska), by their first bytes: opening them need not decode pictures
 (measured at 720p: 1 ms instead of 8). Not for decoding pictures in sequence: a decoder must learn their order first."""
-COARSE_S = 1e-4
-"""A unit of time stamps in which samples cannot be told apart."""
 
 
 def decode_with_pyav(

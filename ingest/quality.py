@@ -1,6 +1,7 @@
 """Measures of a clip's sound and picture, stored as columns; nothing is dropped for them here.
 
-Sums run over integers: sums of floats differ in their last digit with the alignment of memory, and shards must not.
+Sums run over whole numbers: sums of floats differ in their last digit with the alignment of memory, and shards must
+not.
 The sound's hash needs a Fourier transform, whose last digits may differ between processors; what is made of them is
 rounded a million million times as coarsely before anything is decided, so that a difference in the hash would take
 a sound whose band level lies on the edge between two steps to twelve digits.
@@ -48,17 +49,17 @@ DHASH_ROWS, DHASH_COLUMNS = 8, 9
 
 def measure_audio(samples: np.ndarray) -> dict[str, Any]:
     """Return level, peak, the shares that are silent and clipped, and the hash, of int16 (samples,)."""
-    wide = samples.astype(np.int32)
-    squares = wide * wide  # at most 2^30
     window = SAMPLE_RATE // 10
-    whole = len(squares) // window * window
-    sums = squares[:whole].reshape(-1, window).sum(axis=1, dtype=np.int64)
-    total = int(sums.sum()) + int(squares[whole:].sum(dtype=np.int64))
+    whole = len(samples) // window * window
+    sums, rest = _energy(samples[:whole].reshape(-1, window)), _energy(samples[None, whole:])
+    total = int(sums.sum() + rest[0])
     if not whole:
-        sums, window = np.array([total]), len(samples)
+        sums, window = rest, len(samples)
     silent = sums < window * (FULL_SCALE * 10 ** (SILENT_DBFS / 20)) ** 2
-    clipped = np.count_nonzero(samples >= FULL_SCALE - 1) + np.count_nonzero(samples <= 1 - FULL_SCALE)
     peak = max(int(samples.max(initial=0)), -int(samples.min(initial=0)))
+    clipped = 0
+    if peak >= FULL_SCALE - 1:
+        clipped = np.count_nonzero(samples >= FULL_SCALE - 1) + np.count_nonzero(samples <= 1 - FULL_SCALE)
     return {
         "rms_dbfs": _dbfs(math.sqrt(total / len(samples))),
         "peak_dbfs": _dbfs(peak),
@@ -123,9 +124,9 @@ def frame_dhash(frame: np.ndarray) -> int:
 def _band_levels(samples: np.ndarray) -> np.ndarray:
     """Return the levels of the whole sound and of its parts, in steps, int64 (1 + parts, bands)."""
     num_windows = max(FP_PARTS, len(samples) // FP_STRIDE)
-    sound = np.zeros(num_windows * FP_STRIDE)
-    sound[: len(samples)] = samples[: len(sound)]
-    windows = sound.reshape(-1, FP_STRIDE)[:, :FP_WINDOW]
+    if len(samples) < num_windows * FP_STRIDE:
+        samples = np.pad(samples, (0, num_windows * FP_STRIDE - len(samples)))
+    windows = samples[: num_windows * FP_STRIDE].reshape(-1, FP_STRIDE)[:, :FP_WINDOW]
     spectrum = np.fft.rfft(windows * _HANN, axis=1)[:, _BAND_EDGES[0] : _BAND_EDGES[-1]]
     power = spectrum.real**2 + spectrum.imag**2
     edges = np.arange(FP_PARTS) * num_windows // FP_PARTS
@@ -138,6 +139,12 @@ def _band_levels(samples: np.ndarray) -> np.ndarray:
 _HANN = np.hanning(FP_WINDOW)
 _BAND_EDGES = np.rint(np.geomspace(FP_LOW_HZ, FP_HIGH_HZ, FP_BANDS + 1) * FP_WINDOW / SAMPLE_RATE).astype(np.int64)
 """Of the bands, in lines of the spectrum, 15.6 Hz each."""
+
+
+def _energy(samples: np.ndarray) -> np.ndarray:
+    """Return the sum of squares of each row of int16 (rows, samples): whole numbers that float64 holds exactly."""
+    wide = samples.astype(np.float64)
+    return np.einsum("ij,ij->i", wide, wide)
 
 
 def _luma(frame: np.ndarray) -> np.ndarray:

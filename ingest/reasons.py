@@ -57,6 +57,7 @@ MEANINGS = {
     "local.outside": "A link leads out of the media folder.",
     "local.unreadable": "The file cannot be read.",
     "local.empty_file": "The file is empty.",
+    "local.changed_file": "The medium is another file than the one that the clip was made of.",
     "media.not_media": "The file is no sound or video file, or is cut before its table of contents.",
     "media.unknown_codec": "The file is coded in a way that the decoder does not know.",
     "media.no_audio": "The file has no sound.",

@@ -36,7 +36,7 @@ class Recipe:
         if self.audio not in AUDIO_CODECS:
             raise ValueError(f"audio is {self.audio!r}, want {' or '.join(AUDIO_CODECS)}")
         if unknown := [flag for flag in self.drop if flag not in FLAGS]:
-            raise ValueError(f"{unknown[0]!r} is no quality flag; want {', '.join(FLAGS)}")
+            raise ValueError(f"drop has {unknown[0]!r}, want {', '.join(FLAGS)}")
 
     def stored(self) -> dict[str, Any]:
         """Return what `dataset.json` keeps: enough to make the same bytes again."""

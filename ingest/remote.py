@@ -16,6 +16,7 @@ from typing import Any
 from urllib.parse import quote, urlsplit
 
 from .. import __version__
+from ..shards.httpstatus import status_of
 from .clips import Clip
 from .errors import ClipError, PlanError
 from .medium import Medium, Spool, called, causes, first_line, http_error, is_disk_full
@@ -123,19 +124,28 @@ class RemoteSource:
     def _system(self, scheme: str) -> Any:
         """Return the file system of a scheme, made once."""
         if scheme not in self._systems:
-            import fsspec
-
-            options = dict(self.config.options.get(scheme, {}))
-            try:
-                if scheme in ("http", "https"):
-                    options["client_kwargs"] = _http_client(self.config) | options.get("client_kwargs", {})
-                self._systems[scheme] = fsspec.filesystem(scheme, skip_instance_cache=True, **options)
-            except (ImportError, ValueError) as e:
-                raise PlanError(
-                    f"{scheme}:// cannot be read here ({first_line(e)}); http(s) and s3 come with "
-                    "`pip install 'unibrivl[remote]'`, others with the package that fsspec names"
-                ) from e
+            self._systems[scheme] = file_system(scheme, self.config)
         return self._systems[scheme]
+
+
+def file_system(scheme: str, config: RemoteConfig) -> Any:
+    """Return fsspec's file system for addresses of a scheme.
+
+    Raises:
+        PlanError: a package is missing, or its options do not fit.
+    """
+    import fsspec
+
+    options = dict(config.options.get(scheme, {}))
+    try:
+        if scheme in ("http", "https"):
+            options["client_kwargs"] = _http_client(config) | options.get("client_kwargs", {})
+        return fsspec.filesystem(scheme, skip_instance_cache=True, **options)
+    except (ImportError, ValueError) as e:
+        raise PlanError(
+            f"{scheme}:// cannot be read here ({first_line(e)}); http(s) and s3 come with "
+            "`pip install 'unibrivl[remote]'`, others with the package that fsspec names"
+        ) from e
 
 
 def _http_client(config: RemoteConfig) -> dict[str, Any]:
@@ -166,14 +176,14 @@ def _fetch(system: Any, address: str, path: Path, config: RemoteConfig) -> None:
         # Asked of the file system itself: `fsspec.open` and its like would follow chained addresses.
         system.get_file(system._strip_protocol(address), str(path), callback=watch)
     except Exception as e:
-        raise _explain(e, name) from e
+        raise explain(e, name) from e
     if not path.is_file():
         raise ClipError("source.unavailable", f"{name}: a folder, not a file")
     if watch.size is not None and path.stat().st_size < watch.size:
         raise ClipError("transient.network", f"{name}: {path.stat().st_size} of {watch.size} bytes came")
 
 
-def _explain(error: Exception, name: str) -> Exception:
+def explain(error: Exception, name: str) -> Exception:
     """Return what an exception of fsspec, or of a library below it, means for the clip."""
     chain = list(causes(error))
     for one in chain:
@@ -185,7 +195,7 @@ def _explain(error: Exception, name: str) -> Exception:
             return ClipError("policy.address", f"{name}: leads to an address that is not http")
         if "TooManyRedirects" in kinds:
             return ClipError("source.unavailable", f"{name}: leads in a circle")
-        if status := _status(one):
+        if status := status_of(one):
             headers = getattr(one, "headers", None) or {}
             return http_error(status, name, asks_to_wait="Retry-After" in headers)
         if isinstance(one, FileNotFoundError | IsADirectoryError):
@@ -199,17 +209,6 @@ def _explain(error: Exception, name: str) -> Exception:
         if isinstance(one, TimeoutError | ConnectionError) or NETWORK_NAMES.search(kinds):
             return ClipError("transient.network", f"{name}: {_without_addresses(one) or type(one).__name__}")
     return ClipError("source.unknown", f"{name}: {type(error).__name__}: {_without_addresses(error)}")
-
-
-def _status(error: BaseException) -> int | None:
-    """Return the HTTP status that an exception of aiohttp, gcsfs, Azure's library or botocore carries."""
-    for name in ("status", "status_code", "code"):
-        value = getattr(error, name, None)
-        if isinstance(value, int) and 300 <= value < 600:
-            return value
-    response = getattr(error, "response", None)
-    metadata = response.get("ResponseMetadata", {}) if isinstance(response, Mapping) else {}
-    return metadata.get("HTTPStatusCode")
 
 
 def _fill(prefix: str, clip: Clip) -> str:

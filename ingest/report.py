@@ -19,6 +19,7 @@ import pyarrow.compute
 from ..shards import read_dataset
 from ..shards.atomic import write_bytes
 from ..shards.catalog import ONTOLOGY_FILE
+from ..shards.checks import check_file
 from ..shards.commit import committed_shards
 from ..shards.duplicates import DuplicateGroup, Duplicates, Kind, find_duplicates
 from ..shards.labels import Ontology
@@ -82,18 +83,14 @@ class Copies:
     """Groups of different media that are not shown."""
 
 
-def write_report(
-    root: Path, out: Path, *, title: str = "", clips: int = 24, seed: int = 0, ontology: Ontology | None = None
-) -> None:
+def write_report(root: Path, out: Path, *, clips: int = 24, seed: int = 0) -> None:
     """Write the report of the shard set at `root` to `out`, whole or not at all.
 
     Args:
         root: folder of the set; it may be unfinished, or without a single good clip.
         out: the page.
-        title: of the page; empty for the folder's name.
         clips: how many go on the contact sheet.
         seed: of their choice.
-        ontology: names of the labels; None takes the set's own, if it has one.
 
     Raises:
         ShardError: `root` is no shard set, or a file of it is damaged.
@@ -102,11 +99,11 @@ def write_report(
     """
     if not 0 <= clips <= 1000:
         raise ValueError(f"clips is {clips}, want 0 to 1000")
+    check_file(out, IngestError)
     if not out.parent.is_dir():
         raise IngestError(f"{out}: the folder {out.parent} does not exist; make it first")
     dataset = read_dataset(root)
-    if ontology is None and (root / ONTOLOGY_FILE).exists():
-        ontology = Ontology.read(root / ONTOLOGY_FILE)
+    ontology = Ontology.read(root / ONTOLOGY_FILE) if (root / ONTOLOGY_FILE).exists() else None
     rows = planned_rows(root)
     found = summarize(rows, committed_shards(root))
     reader = open_clips(root, rows)
@@ -114,7 +111,7 @@ def write_report(
         cards = ClipCards(reader, rows, max_audio_bytes=MAX_AUDIO_BYTES, ontology=ontology)
         contact = cards.make(draw_keys(rows, clips, seed))  # first, since the players may run out of room
         page = {
-            "title": title or f"Shard set {root.resolve().name}",
+            "title": f"Shard set {root.resolve().name}",
             "stats": found, "sound": clock(found.total.seconds), "contact": contact, "seed": seed,
             "planned": _planned_bar(found), "failures": _failures(rows, found),
             "charts": _charts(found), "ends": _ends(rows, cards), "flags": _flags(found),

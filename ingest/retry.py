@@ -15,12 +15,12 @@ import pyarrow.compute
 
 from ..shards import read_dataset
 from ..shards.catalog import all_rows, committed_shards
-from .clips import keys_of
+from ..shards.planfile import PLAN_FILE, keys_of, round_file
 from .engine import EngineConfig, Progress, make_shards, writing
 from .errors import PlanError
 from .plan import Plan, make_plan, read_plan, write_plan
 from .recipe import read_recipe
-from .run import PLAN_FILE, outcome
+from .run import outcome
 from .worker import ShardTask
 
 pc: Any = pyarrow.compute  # its functions are made at run time, unknown to type checkers
@@ -103,7 +103,7 @@ def _new_round(config: RetryConfig, base: Plan, dataset: dict[str, Any]) -> Plan
         raise PlanError(f"{root}: 99 rounds of retries were made; ingest the set anew")
     clips = base.table.filter(keys)
     plan = make_plan(clips, seed=dataset["seed"], shard_clips=dataset["shard_clips"], retry=number)
-    write_plan(plan, root / "plan" / f"retry-{number:02d}.parquet")
+    write_plan(plan, root / round_file(number))
     return plan
 
 

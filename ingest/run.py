@@ -1,9 +1,10 @@
 """`ingest`: a list of clips becomes committed shards, and a second run does only what is missing."""
 
+import hashlib
 import math
 import time
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,10 @@ from ..shards.catalog import (
     read_dataset,
     write_dataset,
 )
+from ..shards.checks import check_ranges
+from ..shards.commit import committed_paths
 from ..shards.labels import Ontology
+from ..shards.planfile import PLAN_FILE
 from ..shards.schema import SPLIT_PATTERN
 from .engine import EngineConfig, Progress, make_shards, writing
 from .errors import ClipError, IngestError, PlanError
@@ -28,8 +32,6 @@ from .recipe import Recipe
 from .select import SelectConfig, select
 from .sources import FolderConfig, MediaFolder
 from .worker import ShardTask
-
-PLAN_FILE = "plan/plan-00000.parquet"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -57,10 +59,7 @@ class IngestConfig:
 
     def __post_init__(self) -> None:
         """Refuse values that cannot be meant."""
-        for name, least, most in (("shard_clips", 1, 1_000_000), ("max_failed", 0, 1)):
-            value = getattr(self, name)
-            if not least <= value <= most:
-                raise ValueError(f"{name} is {value}, want {least} to {most}")
+        check_ranges(self, shard_clips=(1, 1_000_000), max_failed=(0, 1))
         if self.split is not None and not SPLIT_PATTERN.fullmatch(self.split):
             raise ValueError(f"split is {self.split!r}, want a lower-case name, as in train")
 
@@ -117,7 +116,7 @@ def ingest(config: IngestConfig, plan: Plan, progress: Progress = lambda code, c
         seconds=time.monotonic() - started,
     )  # fmt: skip
     if plan.num_clips - ok > config.max_failed * plan.num_clips:
-        raise IngestError(_failure(config.out, result))
+        raise IngestError(_failure(config, result), figures=asdict(result))
     return result
 
 
@@ -151,7 +150,7 @@ def _check_media(config: IngestConfig, plan: Plan) -> None:
 
 
 def _adopt(config: IngestConfig, plan: Plan) -> None:
-    """Write data set file and plan, or check that those in place are the same."""
+    """Write data set file, ontology and plan, or check that those in place are the same."""
     value: dict[str, Any] = {
         "plan_sha256": plan.sha256,
         "clips": plan.num_clips,
@@ -162,7 +161,8 @@ def _adopt(config: IngestConfig, plan: Plan) -> None:
     out = config.out
     if is_foreign(out, "plan"):
         raise PlanError(f"{out} is not empty and no shard set; choose another folder")
-    if (out / DATASET_FILE).exists() and committed_shards(out):
+    ontology = config.ontology.read_bytes() if config.ontology else b""
+    if (out / DATASET_FILE).exists() and committed_paths(out):
         found = read_dataset(out)
         for name, what in (("plan_sha256", "plan"), ("recipe", "recipe (frame, audio, decoder, drop, max-pad-ms)")):
             if found.get(name) != value[name]:
@@ -171,15 +171,28 @@ def _adopt(config: IngestConfig, plan: Plan) -> None:
                     "or into another folder"
                 )
         _restore_plan(plan, out / PLAN_FILE)
+        if _sha256(ontology) == found.get("ontology_sha256"):
+            _restore(out / ONTOLOGY_FILE, ontology)
     else:
         (out / "plan").mkdir(exist_ok=True)
         write_plan(plan, out / PLAN_FILE)
         (out / ONTOLOGY_FILE).unlink(missing_ok=True)
-        if config.ontology:
-            write_bytes(out / ONTOLOGY_FILE, config.ontology.read_bytes())
+        if ontology:
+            write_bytes(out / ONTOLOGY_FILE, ontology)
+            value["ontology_sha256"] = _sha256(ontology)
         write_dataset(out, value)
     for split in plan.splits():
         (out / "shards" / split).mkdir(parents=True, exist_ok=True)
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def _restore(path: Path, data: bytes) -> None:
+    """Write a file again where it is lost or damaged."""
+    if not path.exists() or path.read_bytes() != data:
+        write_bytes(path, data)
 
 
 def _restore_plan(plan: Plan, path: Path) -> None:
@@ -200,14 +213,16 @@ def _present(out: Path, plan: Plan) -> dict[str, Commit]:
     return present
 
 
-def _failure(out: Path, result: IngestResult) -> str:
+def _failure(config: IngestConfig, result: IngestResult) -> str:
+    out, source = config.out, config.engine.source
+    where = f", media in {source.root}" if isinstance(source, FolderConfig) else ""
     failed = result.planned - result.ok
     reasons = ", ".join(f"{count} {code}" for code, count in result.errors.items())
     share = math.ceil(1000 * failed / result.planned) / 1000
     rows = all_rows(out)
     first = next(text for text in rows["error_detail"].to_pylist() if text)
     return (
-        f"{failed} of {result.planned} clips failed ({reasons}): {first}; the {result.ok} others are in {out}; "
+        f"{failed} of {result.planned} clips failed ({reasons}){where}: {first}; the {result.ok} others are in {out}; "
         f"to try the failed ones again, `unibrivl shards retry {out}` with the same source; "
         f"to accept this, pass --max-failed {share:g}"
     )

@@ -3,7 +3,6 @@
 Every choice is a function of the list, the ontology and the seed, whatever the order of the list.
 """
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,9 +10,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute
 
-from ..shards.errors import ShardError
+from ..shards.arrays import array_of, numpy_of
+from ..shards.checks import check_ranges
 from ..shards.labels import Ontology
-from .clips import array_of, numpy_of
+from ..shards.subset import has_label, with_labels
 from .errors import PlanError
 from .hashes import hash_ranks
 
@@ -26,7 +26,7 @@ class SelectConfig:
 
     labels: tuple[str, ...] = ()
     """Clips with one of these, by name or MID. With an ontology a class stands for all below it too; a label that the
-    ontology does not have, and any label without one, is taken as it stands in the list."""
+    ontology does not have, and any label without one, is taken as it stands in the list, which must have it."""
     exclude_labels: tuple[str, ...] = ()
     """Clips with one of these are left out, even if they have a wanted one too."""
     drop_restricted: bool = False
@@ -44,10 +44,7 @@ class SelectConfig:
 
     def __post_init__(self) -> None:
         """Refuse values that cannot be meant."""
-        for name in ("balance", "take"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name} is {value}, want at least 1")
+        check_ranges(self, balance=(1, None), take=(1, None))
         if not all(label.strip() for label in (*self.labels, *self.exclude_labels)):
             raise ValueError("a label is empty, want a name or MID")
 
@@ -62,14 +59,6 @@ class _Labels:
         self.codes = numpy_of(encoded.indices).astype(np.int64)
         self.rows = np.repeat(np.arange(len(table)), numpy_of(pc.list_value_length(column)))
 
-    def rows_with(self, wanted: Iterable[str], num_rows: int) -> np.ndarray:
-        """Tell which rows have one of the wanted labels; bool (rows,)."""
-        names = frozenset(wanted)
-        is_wanted = np.array([name in names for name in self.names], bool)
-        found = np.zeros(num_rows, bool)
-        found[self.rows[is_wanted[self.codes]]] = True
-        return found
-
 
 def select(table: pa.Table, config: SelectConfig, ontology: Ontology | None = None) -> pa.Table:
     """Return the chosen rows of `table`, a table in `CLIP_SCHEMA`, in their order.
@@ -82,18 +71,17 @@ def select(table: pa.Table, config: SelectConfig, ontology: Ontology | None = No
         return table
     if config.drop_restricted and ontology is None:
         raise PlanError("restricted labels can be dropped only with an ontology; give AudioSet's ontology.json")
-    labels = _Labels(table)
+    labels, column = _Labels(table), table["labels"]
     chosen = np.ones(len(table), bool)
     if config.labels:
-        chosen &= labels.rows_with(_meant(config.labels, labels.names, ontology), len(table))
+        chosen &= with_labels(column, config.labels, ontology, "the list")
         _refuse_nothing(chosen, f"has {_named(config.labels)}")
     if config.exclude_labels:
-        chosen &= ~labels.rows_with(_meant(config.exclude_labels, labels.names, ontology), len(table))
+        chosen &= ~with_labels(column, config.exclude_labels, ontology, "the list")
         _refuse_nothing(chosen, f"is without {_named(config.exclude_labels)}")
-    restricted = _spellings(ontology.restricted(), ontology) if ontology and config.drop_restricted else set()
+    restricted = ontology.spellings(ontology.restricted()) if ontology and config.drop_restricted else frozenset[str]()
     if restricted:
-        is_free = labels.rows_with(set(labels.names) - restricted, len(table))
-        chosen &= is_free | ~labels.rows_with(labels.names, len(table))
+        chosen &= has_label(column, set(labels.names) - restricted) | ~has_label(column, set(labels.names))
         _refuse_nothing(chosen, "has a label that is not restricted")
     if config.balance is not None:
         chosen = _balanced(table, labels, chosen, restricted, config)
@@ -110,7 +98,7 @@ def _hash_order(table: pa.Table, seed: int) -> np.ndarray:
 
 
 def _balanced(
-    table: pa.Table, labels: _Labels, chosen: np.ndarray, restricted: set[str], config: SelectConfig
+    table: pa.Table, labels: _Labels, chosen: np.ndarray, restricted: frozenset[str], config: SelectConfig
 ) -> np.ndarray:
     """Choose as `SelectConfig.balance` says; bool (rows,)."""
     assert config.balance is not None
@@ -129,26 +117,6 @@ def _balanced(
         missing = max(config.balance - int(is_picked.sum()), 0)
         picked[members[~is_picked][:missing]] = True
     return picked
-
-
-def _meant(asked: tuple[str, ...], names: list[str], ontology: Ontology | None) -> set[str]:
-    """Return the labels, as lists write them, that are meant by those asked for."""
-    if ontology is None:
-        return set(asked)
-    meant: set[str] = set()
-    for label in asked:
-        try:
-            meant |= _spellings(ontology.descendants(ontology.resolve(label)), ontology)
-        except ShardError:
-            if label not in names:
-                raise
-            meant.add(label)
-    return meant
-
-
-def _spellings(mids: Iterable[str], ontology: Ontology) -> set[str]:
-    """Return MIDs and names of classes: lists have the one or the other."""
-    return {spelling for mid in mids for spelling in (mid, ontology.name(mid))}
 
 
 def _named(labels: tuple[str, ...]) -> str:

@@ -14,7 +14,7 @@ from typing import Literal, get_args
 
 from .clips import Clip
 from .errors import ClipError, PlanError
-from .medium import Medium, Source
+from .medium import Medium, Source, called
 from .remote import RemoteConfig, RemoteSource
 from .youtube import YouTubeConfig, YouTubeSource
 
@@ -92,44 +92,49 @@ class MediaFolder:
 
     @contextmanager
     def open(self, clip: Clip) -> Iterator[Medium]:
-        """Yield the clip's medium, which stays where it is."""
-        yield self.find(clip)
+        """Yield the clip's medium, which stays where it is; errors name it as seen from the folder."""
+        medium = self.find(clip)
+        with called(medium.path, str(medium.path.relative_to(self.root))):
+            yield medium
 
     def find(self, clip: Clip) -> Medium:
         """Return the clip's medium.
+
+        Errors name it as seen from the folder, so that a sidecar has the same bytes wherever the folder lies.
 
         Raises:
             ClipError: `local.missing_file`; `local.unreadable` for what is no regular file; `local.outside` if the
                 list leads out of the folder, through a link or by `..`.
         """
         if clip.source:
-            self._check(self.root / clip.source)
-            return Medium(self._inside(self.root / clip.source))
+            self._check(clip.source)
+            return Medium(self._inside(clip.source))
         if self._names is None:
             self._names = _Names(self.root)
         whole = [(stem, clip.start_ms if self.config.holds == "clips" else 0) for stem in _names_by_id(clip)]
         cut = [(stem, clip.start_ms) for stem in _names_by_start(clip)]
         for stem, start_ms in cut + whole if self.config.holds == "clips" else whole + cut:
             if name := self._names.get(stem):
-                self._check(self.root / name)
+                self._check(name)
                 return Medium(self.root / name, start_ms)
         note = f" ({self._names.note})" if self._names.note else ""
-        raise ClipError("local.missing_file", f"{self.root / clip.media_id}.mp4: no such media file{note}")
+        raise ClipError("local.missing_file", f"{clip.media_id}.mp4: no such media file{note}")
 
-    def _check(self, path: Path) -> None:
+    def _check(self, name: str) -> None:
         """Look at the file without opening it: a FIFO would keep its reader waiting for ever."""
         try:
-            mode = path.stat().st_mode
+            mode = (self.root / name).stat().st_mode
         except (OSError, ValueError):  # not there, or a name that no file can have
             mode = None
         if mode is None or stat.S_ISDIR(mode):
-            raise ClipError("local.missing_file", f"{str(path)[:300]}: no such media file")
+            raise ClipError("local.missing_file", f"{name[:300]}: no such media file")
         if not stat.S_ISREG(mode):
-            raise ClipError("local.unreadable", f"{path}: a device or a pipe, not a media file")
+            raise ClipError("local.unreadable", f"{name}: a device or a pipe, not a media file")
 
-    def _inside(self, path: Path) -> Path:
+    def _inside(self, name: str) -> Path:
+        path = self.root / name
         if not path.resolve().is_relative_to(self.root.resolve()):
-            raise ClipError("local.outside", f"{path}: leads out of the media folder")
+            raise ClipError("local.outside", f"{name}: leads out of the media folder")
         return path
 
 

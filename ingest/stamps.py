@@ -28,8 +28,8 @@ from PIL import Image
 from .children import follow_parent
 from .corpora import Progress, SampleClip, SampleConfig, clip_id, connected_groups, held_out_groups
 from .errors import SampleError
-from .fetch import PackageFile, fetch_debian
 from .mux import read_recording, write_video
+from .packages import PackageFile, fetch_debian
 
 PACKAGE = PackageFile(
     name="tuxpaint-stamps-default",

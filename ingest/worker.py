@@ -5,33 +5,28 @@
 
 import errno
 import hashlib
-import io
-import json
-import time
 import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, TextIO
 
-import numpy as np
-import soundfile
-from PIL import Image
-
 from .. import UnibrivlError
-from ..shards import SAMPLE_RATE, ShardError, ShardWriter
+from ..shards import ShardError, ShardWriter
 from ..shards.salvage import Salvage, salvage
+from ..shards.tarindex import sample_bytes
 from .children import follow_parent, keep_memory, limit_memory
 from .clips import Clip
 from .decode import decode_clip
-from .decoded import DecodedClip
 from .errors import ClipError
+from .ledger import Failure, write_attempt
+from .members import describe_sample, encode_clip, planned_row
 from .patience import Gate, patiently
 from .quality import flags, measure_audio, measure_frame
-from .recipe import AUDIO_CODECS, JPEG_QUALITY, Recipe
+from .recipe import Recipe
 from .sources import Medium, Source, SourceConfig, make_source
 
 
@@ -63,10 +58,15 @@ class ShardTask:
     """The shard is there but damaged: what is whole in it is kept."""
     poison: dict[str, ClipError] = field(default_factory=dict)
     """Clip key to the error that stands for it instead of another try."""
+    noted: dict[str, Failure] = field(default_factory=dict)
+    """Of a repair whose sidecar is lost: clip key to the failure that the ledger has last."""
     failed_before: Counter[str] | None = None
     """Of a repair: the failures that the shard had, by reason; with any more it is left as it is. None: no limit."""
     told: int = 0
     """Clips that the pool has heard of."""
+
+
+_CHANGED = "another file than the one that the clip was made of (SHA-256 {:.12}..., was {:.12}...)"
 
 
 class ShardMaker:
@@ -94,10 +94,14 @@ class ShardMaker:
         with ShardWriter(directory, task.name, token=token) as writer:
             for row in writer.rows:
                 self.tell("kept", row["key"], row.get("error_code") or "", row.get("error_detail") or "")
+            noted = _believed(task.noted, kept)
             for clip in task.clips[len(writer.rows) :]:
-                row = _keep(writer, kept, clip.key)
+                poison = task.poison.get(clip.key)
+                row = _keep(writer, kept, clip.key) or self._describe(writer, clip, kept, poison)
+                if row is None and clip.key in noted:
+                    row = _failed_row(clip, *noted[clip.key])
                 if row is None:
-                    row = self._try_clip(writer, clip, task.poison.get(clip.key))
+                    row = self._try_clip(writer, clip, poison, kept.media.get(clip.key))
                 writer.note(row)
                 self.tell("done", clip.key, row.get("error_code") or "", row.get("error_detail") or "")
             if _loses_clips(task, writer.rows):
@@ -105,20 +109,52 @@ class ShardMaker:
             else:
                 writer.commit(split=task.split, plan_sha256=self.config.plan_sha256)
 
-    def _try_clip(self, writer: ShardWriter, clip: Clip, poison: ClipError | None) -> dict[str, Any]:
+    def _try_clip(
+        self, writer: ShardWriter, clip: Clip, poison: ClipError | None, src_sha256: str | None
+    ) -> dict[str, Any]:
         """Return the clip's sidecar row, whatever came of it."""
-        row = planned_row(clip)
         try:
             if poison is not None:
                 raise poison
-            return row | self._make_clip(writer, clip)
+            made, members = self._make_clip(clip, src_sha256)
+            return planned_row(clip) | made | writer.add(clip.key, members)
         except ClipError as e:
             error = e
         except MemoryError:
             error = ClipError("system.oom", f"{clip.key}: takes more memory than a worker may have")
-        return row | {"status": "failed", "error_code": error.code, "error_detail": str(error)}
+        return _failed_row(clip, error.code, str(error))
 
-    def _make_clip(self, writer: ShardWriter, clip: Clip) -> dict[str, Any]:
+    def _describe(
+        self, writer: ShardWriter, clip: Clip, kept: Salvage, poison: ClipError | None
+    ) -> dict[str, Any] | None:
+        """Keep a sample that is whole while its row is lost; None if there is none.
+
+        Its medium has the whole row, if it is here and still gives the same sample; else the sample has most of it.
+        """
+        if clip.key not in kept.bare:
+            return None
+        try:
+            span = kept.bare[clip.key]()
+            row = planned_row(clip) | describe_sample(span, clip.key, self.config.recipe)
+        except ShardError:  # it has got worse since it was looked at
+            return None
+        if self.config.source is not None and poison is None:
+            with suppress(ClipError, MemoryError):
+                made, members = self._make_clip(clip, None)
+                row |= made if sample_bytes(clip.key, members) == span else {}
+        return row | writer.add_span(span)
+
+    def _make_clip(self, clip: Clip, src_sha256: str | None) -> tuple[dict[str, Any], dict[str, bytes]]:
+        """Return the sidecar columns beside the planned ones, and the sample's members.
+
+        Args:
+            clip: to be made.
+            src_sha256: of the medium that it was made of before, if that is known; another one is refused.
+
+        Raises:
+            ClipError: with the reason why there is none.
+        """
+
         def beat() -> None:
             self.tell("clip", clip.key, self.config.fetch_timeout_s)
 
@@ -127,23 +163,25 @@ class ShardMaker:
 
         with patiently(self.source, clip, self.gate, beat, on_try) as medium:
             self.tell("clip", clip.key, self.config.clip_timeout_s)
-            begin = medium.start_ms
+            begin, found = medium.start_ms, self._sha256(medium.path)
+            if src_sha256 not in (None, found):
+                raise ClipError("local.changed_file", f"{medium.path}: {_CHANGED.format(found, src_sha256)}")
             decoded = decode_clip(
                 medium.path, clip.start_ms - begin, clip.end_ms - begin, self.config.recipe.decode, key=clip.key
             )
-            made = {
-                "src_sha256": self._sha256(medium.path),
-                "num_samples": len(decoded.audio),
-                "duration_ms": clip.end_ms - clip.start_ms,
-                "pad_ms": decoded.pad_ms,
-                "frame_pts_ms": decoded.frame_pts_ms + begin,
-                "frame_is_key": decoded.frame_is_key,
-            }
+        made = {
+            "src_sha256": found,
+            "num_samples": len(decoded.audio),
+            "duration_ms": clip.end_ms - clip.start_ms,
+            "pad_ms": decoded.pad_ms,
+            "frame_pts_ms": decoded.frame_pts_ms + begin,
+            "frame_is_key": decoded.frame_is_key,
+        }
         measures = measure_audio(decoded.audio) | measure_frame(decoded.frames[0])
         noted = flags(measures)
         if dropped := [flag for flag in noted if flag in self.config.recipe.drop]:
             raise ClipError(f"quality.{dropped[0]}", f"{clip.key}: {dropped[0].replace('_', ' ')}, left out by --drop")
-        return _add_sample(writer, clip, decoded, made, self.config.recipe) | measures | {"flags": noted}
+        return encode_clip(clip, decoded, made | measures | {"flags": noted}, self.config.recipe)
 
     def _sha256(self, path: Path) -> str:
         """Hash a medium; one that holds many clips once."""
@@ -166,6 +204,17 @@ def _keep(writer: ShardWriter, kept: Salvage, key: str) -> dict[str, Any] | None
     return kept.failed.get(key)
 
 
+def _believed(noted: dict[str, Failure], kept: Salvage) -> dict[str, Failure]:
+    """Return what the ledger has of the clips that are not in the tar, if the commit file counts the same failures."""
+    failures = {key: failure for key, failure in noted.items() if key not in kept.bare}
+    counts = Counter(code for code, _ in failures.values())
+    return failures if kept.commit is not None and counts == Counter(kept.commit.errors) else {}
+
+
+def _failed_row(clip: Clip, code: str, detail: str) -> dict[str, Any]:
+    return planned_row(clip) | {"status": "failed", "error_code": code, "error_detail": detail}
+
+
 def _loses_clips(task: ShardTask, rows: list[dict[str, Any]]) -> bool:
     """Tell whether a repair would commit fewer clips than had come: damaged bytes are better than none."""
     failed = Counter(row["error_code"] for row in rows if row["status"] != "ok")
@@ -179,49 +228,6 @@ class _Nowhere:
     def open(self, clip: Clip) -> Iterator[Medium]:
         raise ClipError("local.missing_file", f"{clip.key}: needs its medium; name the folder with --media-dir")
         yield
-
-
-def planned_row(clip: Clip) -> dict[str, Any]:
-    """Return the sidecar columns that the plan decides."""
-    names = ("key", "corpus", "media_id", "source", "start_ms", "end_ms", "split")
-    names += ("labels", "caption", "language", "license")
-    row = {name: getattr(clip, name) for name in names}
-    return row | {"group": clip.group or clip.media_id, "events": [event._asdict() for event in clip.events]}
-
-
-def _add_sample(
-    writer: ShardWriter, clip: Clip, decoded: DecodedClip, made: dict[str, Any], recipe: Recipe
-) -> dict[str, Any]:
-    """Encode and write one sample; return the sidecar columns that it fills."""
-    audio, frames = _sound(decoded.audio, recipe.audio), [_jpeg(frame) for frame in decoded.frames]
-    info = planned_row(clip) | {name: value for name, value in made.items() if name != "src_sha256"}
-    members = {recipe.audio: audio}
-    for number, (size, frame) in enumerate(zip(recipe.decode.frame_sizes, frames, strict=True)):
-        members[f"{size}.jpg" if number else "jpg"] = frame
-    members["json"] = json.dumps(info, sort_keys=True, ensure_ascii=False).encode()
-    return made | writer.add(clip.key, members) | {
-        "status": "ok",
-        "src_video_codec": decoded.video_codec,
-        "src_audio_codec": decoded.audio_codec,
-        "src_width": decoded.width,
-        "src_height": decoded.height,
-        "src_fps": decoded.fps,
-        "decode_errors": decoded.decode_errors,
-        "audio_sha256": hashlib.sha256(audio).hexdigest(),
-        "frame_sha256": hashlib.sha256(frames[0]).hexdigest(),
-    }  # fmt: skip
-
-
-def _sound(samples: np.ndarray, codec: str) -> bytes:
-    buffer = io.BytesIO()
-    soundfile.write(buffer, samples, SAMPLE_RATE, format=AUDIO_CODECS[codec], subtype="PCM_16")
-    return buffer.getvalue()
-
-
-def _jpeg(frame: np.ndarray) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(frame).save(buffer, "JPEG", quality=JPEG_QUALITY, subsampling=0)
-    return buffer.getvalue()
 
 
 def serve(config: WorkerConfig, number: int, gate: Gate, connection: Connection) -> None:
@@ -253,9 +259,7 @@ def _teller(shard: str, ledger: TextIO, connection: Connection) -> Callable[...,
 
     def tell(event: str, key: str, *rest: Any) -> None:
         if event in ("try", "done"):
-            entry = {"time_s": round(time.time(), 3), "shard": shard, "key": key}
-            ledger.write(json.dumps(entry | dict(zip(("error", "detail"), rest, strict=True))) + "\n")
-            ledger.flush()
+            write_attempt(ledger, shard, key, *rest)
         connection.send((event, key, *rest))
 
     return tell

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..shards.checks import check_file, check_ranges
 from .clips import Clip
 from .errors import ClipError, PlanError
 from .medium import Medium, Spool, called, first_line
@@ -69,12 +70,10 @@ class YouTubeConfig:
         """Refuse values that cannot be meant."""
         if not re.fullmatch(r"https?://[^{}]*\{id\}[^{}]*", self.url):
             raise ValueError(f"url is {self.url!r}, want http(s)://... with {{id}} in it")
-        for name, least in (
-            ("pad_s", 0), ("max_height", 1), ("sleep_s", 0), ("timeout_s", 0.001), ("deadline_s", 0.001),
-            ("max_bytes", 1),
-        ):  # fmt: skip
-            if not least <= getattr(self, name):
-                raise ValueError(f"{name} is {getattr(self, name)}, want at least {least}")
+        check_ranges(
+            self, pad_s=(0, None), max_height=(1, None), sleep_s=(0, None), timeout_s=(0.001, None),
+            deadline_s=(0.001, None), max_bytes=(1, None),
+        )  # fmt: skip
 
 
 class YouTubeSource:
@@ -96,6 +95,7 @@ class YouTubeSource:
         self._ffmpeg = _find_ffmpeg(config.ffmpeg)
         self._cookies = ""
         if config.cookies:
+            check_file(config.cookies, PlanError)
             try:
                 self._cookies = config.cookies.read_text(encoding="utf-8")
                 text: Any = io.StringIO(self._cookies)

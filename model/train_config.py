@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
+from ..shards.checks import check_ranges
 from .errors import CheckpointError
 from .library import LITE0
 from .loss import LossConfig
@@ -98,15 +99,12 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         """Refuse values that cannot be meant."""
-        for name, least, most in (
-            ("image_draws", 0, 1000), ("epochs", 1, 100_000), ("batch_size", 2, 1 << 20), ("accumulate", 1, 1 << 16),
-            ("lr", 0, 10), ("warmup_steps", 0, 10**9), ("tower_lr", 0, 1), ("layer_decay", 0, 1),
-            ("weight_decay", 0, 10), ("max_grad_norm", 1e-6, 1e9), ("val_share", 0, 0.9), ("val_clips", 1, 1 << 24),
-            ("validate_every", 1, 100_000), ("checkpoint_every", 1, 10**9), ("seed", 0, 2**63 - 1),
-            ("workers", 0, 1024),
-        ):  # fmt: skip
-            if not least <= getattr(self, name) <= most:
-                raise ValueError(f"{name} is {getattr(self, name)}, want {least} to {most}")
+        check_ranges(
+            self, image_draws=(0, 1000), epochs=(1, 100_000), batch_size=(2, 1 << 20), accumulate=(1, 1 << 16),
+            lr=(0, 10), warmup_steps=(0, 10**9), tower_lr=(0, 1), layer_decay=(0, 1), weight_decay=(0, 10),
+            max_grad_norm=(1e-6, 1e9), val_share=(0, 0.9), val_clips=(1, 1 << 24), validate_every=(1, 100_000),
+            checkpoint_every=(1, 10**9), seed=(0, 2**63 - 1), workers=(0, 1024),
+        )  # fmt: skip
         for name, known in (
             ("schedule", SCHEDULES), ("precision", PRECISIONS), ("best_by", BEST_BY), ("device", DEVICES),
         ):  # fmt: skip

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from .damage import IntactReader, Skipped
 from .errors import ShardError
 from .sample import Sample
+from .skip import IntactReader, Skipped
 
 _FIELD = re.compile(r"audio|frame(:[1-9][0-9]{0,4})?|info")
 

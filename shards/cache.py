@@ -23,6 +23,7 @@ from typing import BinaryIO
 
 from .atomic import TEMPORARY_MARK, hold_directory, remove_leftovers, write_bytes, write_file
 from .catalog import DATASET_FILE, ONTOLOGY_FILE, read_dataset
+from .checks import check_ranges
 from .commit import COMMIT_SUFFIX, Commit, DamageError, check_split, committed_paths, parse_commit
 from .compaction import CATALOG_FILES
 from .errors import ShardError
@@ -50,10 +51,7 @@ class CacheConfig:
 
     def __post_init__(self) -> None:
         """Refuse limits that make no sense."""
-        if self.max_bytes <= 0:
-            raise ValueError(f"max_bytes is {self.max_bytes}, want a positive number of bytes")
-        if self.retries < 0 or self.backoff_s < 0:
-            raise ValueError(f"retries {self.retries} and backoff_s {self.backoff_s} must not be negative")
+        check_ranges(self, max_bytes=(1, None), retries=(0, None), backoff_s=(0, None))
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,22 +86,11 @@ class RemoteSet:
                 list(threads.map(lambda shard: self._copy_shard(scratch, *shard), shards))
         return self.mirror
 
-    def tar(self, commit: Commit) -> Path:
-        """Return the tar of a shard, fetched if the cache lacks it.
-
-        Another process may evict it before it is opened; `open` has no such gap.
+    def open(self, commit: Commit) -> int:
+        """Return a file descriptor of the tar of a shard, fetched if the cache lacks it; it outlives an eviction.
 
         Raises:
             ShardError: it cannot be fetched, is not the one that was committed, or is larger than the cache.
-        """
-        with self._held(commit) as path:
-            return path
-
-    def open(self, commit: Commit) -> int:
-        """Return a file descriptor of the tar of a shard, which stays readable when the tar is evicted.
-
-        Raises:
-            ShardError: as `tar`.
         """
         with self._held(commit) as path:
             return os.open(path, os.O_RDONLY)

@@ -5,12 +5,13 @@ Source of the format: `ontology.json` of AudioSet (Gemmeke et al. 2017), a list 
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
+from .checks import check_file
 from .errors import ShardError
 
 RESTRICTIONS = frozenset({"abstract", "blacklist"})
@@ -32,11 +33,8 @@ class Ontology:
         self._classes = dict(classes)
         self._origin = origin
         self._by_name: dict[str, list[str]] = {}
-        self._parents: dict[str, list[str]] = {mid: [] for mid in classes}
         for mid, found in classes.items():
             self._by_name.setdefault(_folded(found.name), []).append(mid)
-            for child in found.children:
-                self._parents[child].append(mid)
 
     @classmethod
     def read(cls, path: Path) -> "Ontology":
@@ -79,8 +77,8 @@ class Ontology:
             return found[0]
         if found:
             raise ShardError(f"{self._origin}: {label[:80]!r} names {len(found)} classes; say {' or '.join(found)}")
-        close = get_close_matches(_folded(label), self._by_name, n=3)
-        names = ", ".join(repr(self._classes[self._by_name[name][0]].name) for name in close)
+        close = near_spellings(label, (found.name for found in self._classes.values()))
+        names = ", ".join(map(repr, close))
         hint = f"did you mean {names}?" if names else "give a name or MID that is in the ontology"
         raise ShardError(f"{self._origin}: there is no class {label[:80]!r}; {hint}")
 
@@ -88,23 +86,22 @@ class Ontology:
         """Return the name of class `mid`."""
         return self._class(mid).name
 
-    def restrictions(self, mid: str) -> frozenset[str]:
-        """Return the restrictions of class `mid`: none, `abstract`, `blacklist` or both."""
-        return self._class(mid).restrictions
-
     def restricted(self) -> frozenset[str]:
         """Return every class with a restriction."""
         return frozenset(mid for mid, found in self._classes.items() if found.restrictions)
 
     def descendants(self, mid: str) -> frozenset[str]:
         """Return class `mid` and all below it."""
-        self._class(mid)
-        return _reached(mid, {m: found.children for m, found in self._classes.items()})
+        seen, todo = {mid}, [mid]
+        while todo:
+            fresh = set(self._class(todo.pop()).children) - seen
+            seen |= fresh
+            todo += fresh
+        return frozenset(seen)
 
-    def ancestors(self, mid: str) -> frozenset[str]:
-        """Return class `mid` and all above it."""
-        self._class(mid)
-        return _reached(mid, self._parents)
+    def spellings(self, mids: Iterable[str]) -> frozenset[str]:
+        """Return MIDs and names of classes: clips have the one or the other."""
+        return frozenset(spelling for mid in mids for spelling in (mid, self.name(mid)))
 
     def _class(self, mid: str) -> _Class:
         try:
@@ -113,21 +110,20 @@ class Ontology:
             raise ShardError(f"{self._origin}: there is no class {mid[:80]!r}; resolve names to MIDs first") from None
 
 
+def near_spellings(label: str, known: Iterable[str]) -> list[str]:
+    """Return up to three names that `label` may stand for, the nearest first; case and blanks do not count."""
+    by_folded: dict[str, str] = {}
+    for name in known:
+        by_folded.setdefault(_folded(name), name)
+    return [by_folded[name] for name in get_close_matches(_folded(label), by_folded, n=3)]
+
+
 def _folded(name: str) -> str:
     return " ".join(name.casefold().split())
 
 
-def _reached(start: str, edges: Mapping[str, tuple[str, ...] | list[str]]) -> frozenset[str]:
-    seen = {start}
-    todo = [start]
-    while todo:
-        fresh = set(edges[todo.pop()]) - seen
-        seen |= fresh
-        todo += fresh
-    return frozenset(seen)
-
-
 def _entries(path: Path) -> list[Any]:
+    check_file(path, ShardError)
     try:
         value = json.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:

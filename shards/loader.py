@@ -11,18 +11,18 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import sha256
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Protocol, Self
 
 import numpy as np
 
 from .batch import Batch, BatchMaker
+from .catalog import Catalog
+from .checks import check_ranges
 from .errors import ShardError
 from .order import ORDER_VERSION, check_shuffle, check_weights, clip_order, weighted_order
 from .sample import Sample
+from .skip import IntactReader, Skipped
 from .workers import ProcessWorkers, ThreadWorker
-
-if TYPE_CHECKING:
-    from .reader import ClipShards
 
 REMEDIES = {
     "catalog_sha": "open the shards, split and labels of that run",
@@ -61,9 +61,9 @@ class LoaderConfig:
 
     def __post_init__(self) -> None:
         """Refuse what makes no sense."""
-        for name, least in (("batch_size", 1), ("workers", 0), ("world_size", 1), ("rank", 0), ("prefetch", 1)):
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} {getattr(self, name)}: want {least} or more")
+        check_ranges(
+            self, batch_size=(1, None), workers=(0, None), world_size=(1, None), rank=(0, None), prefetch=(1, None)
+        )
         if self.rank >= self.world_size:
             raise ValueError(f"rank {self.rank} of world_size {self.world_size}: want 0 to {self.world_size - 1}")
         check_shuffle(self.shuffle)
@@ -75,6 +75,39 @@ class LoaderConfig:
             raise ValueError("raw batches do not say which clips are repeats: use drop_last=True or world_size=1")
 
 
+class Clips(Protocol):
+    """What is loaded, which is `ClipShards`; that makes its loader and so cannot be imported here."""
+
+    catalog: Catalog
+    fields: tuple[str, ...]
+
+    def __len__(self) -> int:
+        """Return the number of clips."""
+        ...
+
+    @property
+    def catalog_sha(self) -> str:
+        """Return the SHA-256 of what is read and from where."""
+        ...
+
+    @property
+    def shard_of_clip(self) -> np.ndarray:
+        """Return the number of each clip's shard: int32 (clips,)."""
+        ...
+
+    def label_weights(self) -> np.ndarray:
+        """Return the weights `inv_sqrt_freq`: float64 (clips,)."""
+        ...
+
+    def intact_reader(self) -> IntactReader:
+        """Return a reader of the same clips for another thread or process."""
+        ...
+
+    def note_skipped(self, found: list[Skipped]) -> None:
+        """Count what was skipped; ShardError where it is too much."""
+        ...
+
+
 class ClipLoader:
     """Iterates over one epoch's batches after the other; close it, or use it as a context manager.
 
@@ -83,7 +116,7 @@ class ClipLoader:
     handed out, not those made ahead.
     """
 
-    def __init__(self, clips: "ClipShards", config: LoaderConfig) -> None:
+    def __init__(self, clips: Clips, config: LoaderConfig) -> None:
         """Prepare to read `clips`.
 
         Raises:
@@ -248,7 +281,7 @@ class ClipLoader:
         return self._backend
 
 
-def _weights_of(clips: "ClipShards", weights: str | np.ndarray | None) -> np.ndarray | None:
+def _weights_of(clips: Clips, weights: str | np.ndarray | None) -> np.ndarray | None:
     if weights is None:
         return None
     values = check_weights(clips.label_weights() if isinstance(weights, str) else weights)

@@ -6,12 +6,10 @@ batches of them in an order that survives a crash and another number of machines
 
 import copy
 import hashlib
-import logging
 from collections.abc import Iterator
 from dataclasses import replace
-from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
 import numpy as np
 from pyarrow.compute import Expression
@@ -19,19 +17,16 @@ from pyarrow.compute import Expression
 from .batch import check_fields
 from .cache import CacheConfig, RemoteSet
 from .catalog import Catalog, open_catalog
-from .damage import IntactReader, SkipLog, Skipped, allowed_damage
 from .errors import ShardError
+from .loader import ClipLoader, LoaderConfig
 from .sample import Sample
+from .skip import IntactReader, SkipLog, Skipped, limit_of
 from .subset import inverse_sqrt_frequency, select_clips
 from .tars import TarFiles, TarReader, read_sample
-
-if TYPE_CHECKING:
-    from .loader import ClipLoader
 
 __all__ = ["ClipShards", "Sample", "read_sample"]
 
 ON_ERROR = ("raise", "skip")
-log = logging.getLogger(__name__)
 
 
 class ClipShards:
@@ -58,12 +53,13 @@ class ClipShards:
             fields: what batches hold of a clip: `audio`, `frame` (the main size), `frame:384` and the like, `info`.
             on_error: what to do with a damaged clip: `raise` a ShardError, or `skip` it: the next intact clip of
                 the catalog takes its place, `skipped` has the reason, and one warning a shard is logged.
-            max_skipped: give up when more than this share of the clips is damaged (one is always allowed).
+            max_skipped: give up when more than this share of the clips is damaged (one is always allowed). With
+                `skip` a shard whose sidecar or commit is damaged is left out, and all its clips count.
             verify: compare every sample with its checksum as it is read, about 4 microseconds of 25.
             cache: where tars of a remote set are kept, and how many bytes of them.
 
         Raises:
-            ShardError: as `open_catalog`; no clip is selected; a label is not known.
+            ShardError: as `open_catalog`; no clip is selected; a label is not known; too many clips are lost.
             ValueError: a field or `on_error` is none of the above.
         """
         if on_error not in ON_ERROR:
@@ -76,13 +72,12 @@ class ClipShards:
         # Who skips damaged clips wants to open a set whose tars are cut or gone.
         tars = not skip and remote is None
         catalog = open_catalog(Path(root), split=split, tars=tars, on_error="skip" if skip else "raise")
-        for damage in catalog.damaged:
-            log.warning("leaving out a shard: %s", damage)
+        limit = limit_of(catalog, max_skipped)
         self.catalog: Catalog = select_clips(catalog, labels=labels, exclude_labels=exclude_labels, where=where)
         files = TarFiles(self.catalog.shards, remote)
-        allowed = allowed_damage(len(self.catalog), max_skipped)
-        self._reader = IntactReader(TarReader(self.catalog, files, verify=verify), skip=skip, allowed=allowed)
-        self._log = SkipLog(len(self.catalog), allowed, files)
+        limit = limit.scaled(len(self.catalog), len(catalog))
+        self._reader = IntactReader(TarReader(self.catalog, files, verify=verify), skip=skip, limit=limit)
+        self._log = SkipLog(limit, files)
 
     def __len__(self) -> int:
         """Return the number of clips."""
@@ -128,7 +123,7 @@ class ClipShards:
         """Count what a loader or a worker skipped; ShardError where it is too much."""
         self._log.note(found)
 
-    @cached_property
+    @property
     def catalog_sha(self) -> str:
         """SHA-256 of what is read and from where: key, checksum and shard of every clip in catalog order."""
         table, digest = self.catalog.table, hashlib.sha256()
@@ -150,24 +145,21 @@ class ClipShards:
         if len(np.unique(positions)) != len(positions) or not np.isin(positions, np.arange(len(self))).all():
             raise ValueError(f"positions: want each once, from 0 to {len(self) - 1}")
         other = copy.copy(self)
-        other.__dict__.pop("catalog_sha", None)  # of all clips
         other.fields = self.fields if fields is None else check_fields(fields)
         other.catalog = replace(self.catalog, table=self.catalog.table.take(positions))
         ours, files = self._reader, self._reader.reader.tars.files
-        allowed = min(ours.allowed, len(positions))
+        limit = ours.limit.scaled(len(positions), len(self))
         reader = TarReader(other.catalog, files, verify=ours.reader.verify)
-        other._reader = IntactReader(reader, skip=ours.skip, allowed=allowed)
-        other._log = SkipLog(len(positions), allowed, files)
+        other._reader = IntactReader(reader, skip=ours.skip, limit=limit)
+        other._log = SkipLog(limit, files)
         return other
 
     def loader(
         self, *, batch_size: int, workers: int = 0, rank: int = 0, world_size: int = 1, seed: int = 0,
         shuffle: str = "full", weights: str | np.ndarray | None = None, raw: bool = False, drop_last: bool = True,
         prefetch: int = 2,
-    ) -> "ClipLoader":  # fmt: skip
+    ) -> ClipLoader:  # fmt: skip
         """Return an iterable of batches, one epoch an iteration; `LoaderConfig` explains the arguments."""
-        from .loader import ClipLoader, LoaderConfig
-
         config = LoaderConfig(
             batch_size=batch_size, workers=workers, rank=rank, world_size=world_size, seed=seed, shuffle=shuffle,
             weights=weights, raw=raw, drop_last=drop_last, prefetch=prefetch,
@@ -185,7 +177,7 @@ class ClipShards:
 
     def intact_reader(self) -> IntactReader:
         """Return a reader of the same clips that shares nothing with this one but what is known to be damaged."""
-        reader = IntactReader(self._reader.reader, skip=self._reader.skip, allowed=self._reader.allowed)
+        reader = IntactReader(self._reader.reader, skip=self._reader.skip, limit=self._reader.limit)
         reader.skipped.update(self._log.skipped)
         return reader
 

@@ -3,6 +3,9 @@
 A sidecar counts if its SHA-256 stands in the commit file, even in one that is damaged elsewhere. Where a damaged commit
 file does not name it, each row must be vouched for by the sample itself: its hash, its key and its description. A
 sidecar that a sound commit file contradicts is worth nothing.
+
+A tar counts by the same rule: where the commit file names its SHA-256, every sample in it is whole, whatever became of
+the sidecar. Their rows are then lost, and only their places are given.
 """
 
 import hashlib
@@ -16,11 +19,12 @@ from typing import Any
 import pyarrow as pa
 import xxhash
 
-from .commit import COMMIT_SUFFIX, Commit, parse_commit
+from .commit import COMMIT_SUFFIX, Commit, describe_file, parse_commit
 from .errors import ShardError
 from .schema import KEY_PATTERN
 from .sidecar import parse_table
 from .tarindex import parse_members
+from .tarscan import scan_tar
 
 Row = dict[str, Any]
 Span = Callable[[], bytes]
@@ -41,34 +45,35 @@ class Salvage(dict[str, tuple[Span, Row]]):
         """Rows of clips that had failed; only from a sidecar that the commit file names."""
         self.lost: list[str] = []
         """Keys of the clips that had come and are no longer whole, as far as the sidecar can be believed."""
+        self.media: dict[str, str] = {}
+        """Of clips in `lost`, the SHA-256 of their media; only from a sidecar that the commit file names."""
+        self.bare: dict[str, Span] = {}
+        """Readers of samples that are whole while their rows are lost; only from a tar that the commit file names."""
 
 
 def salvage(directory: Path, name: str) -> Salvage:
-    """Find what is provably whole in the shard `name` of `directory`; reads the tar once, a sample at a time."""
+    """Find what is provably whole in the shard `name` of `directory`; reads the tar, a sample at a time."""
     commit_path = directory / f"{name}{COMMIT_SUFFIX}"
     try:
         commit = parse_commit(commit_path)
     except ShardError:
         commit = None
     found = Salvage(commit)
-    said = _read(commit_path)
-    data = _read(directory / f"{name}.parquet")
+    said, data = _read(commit_path), _read(directory / f"{name}.parquet")
     is_named = hashlib.sha256(data).hexdigest().encode() in said
-    if commit is not None and not is_named:
-        return found
-    try:
-        rows = parse_table(data).to_pylist()
-    except (pa.ArrowException, KeyError, ValueError, OSError):
-        return found
     tar = directory / f"{name}.tar"
-    for row in rows:
+    for row in _rows(data) if is_named or commit is None else []:
         if row["status"] == "ok":
             if _is_whole(tar, row, is_named=is_named):
                 found[row["key"]] = partial(read_span, tar, row), row
-            else:
-                found.lost.append(str(row["key"]))
+                continue
+            found.lost.append(str(row["key"]))
+            if is_named and row["src_sha256"]:
+                found.media[row["key"]] = row["src_sha256"]
         elif is_named:
             found.failed[row["key"]] = row
+    if not is_named and _names(said, tar):
+        found.bare = {key: span for key, span in _spans(tar).items() if key not in found}
     return found
 
 
@@ -100,6 +105,35 @@ def _read(path: Path) -> bytes:
         return path.read_bytes()
     except OSError:
         return b""
+
+
+def _names(said: bytes, path: Path) -> bool:
+    """Tell whether a commit file, whole or not, has the SHA-256 of the file as it is now."""
+    try:
+        return describe_file(path)["sha256"].encode() in said
+    except OSError:
+        return False
+
+
+def _rows(data: bytes) -> list[Row]:
+    try:
+        return parse_table(data).to_pylist()
+    except (pa.ArrowException, KeyError, ValueError, OSError):
+        return []
+
+
+def _spans(tar: Path) -> dict[str, Span]:
+    """Return a reader for every sample of a whole tar, whose headers say where it lies."""
+    places = {
+        sample.key: {
+            "key": sample.key,
+            "tar_offset": sample.offset,
+            "tar_len": sample.length,
+            "sample_xxh3": sample.xxh3,
+        }
+        for sample in scan_tar(tar).samples
+    }
+    return {key: partial(read_span, tar, place) for key, place in places.items()}
 
 
 def _is_whole(tar: Path, row: Row, *, is_named: bool) -> bool:

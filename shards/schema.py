@@ -74,6 +74,20 @@ SIDECAR_SCHEMA = pa.schema(
 """One row a planned clip; columns that do not apply to a failed clip are null."""
 
 
+PLAN_SCHEMA = pa.schema(
+    [
+        pa.field(name, SIDECAR_SCHEMA.field(name).type)
+        for name in (
+            "corpus", "media_id", "source", "start_ms", "end_ms", "split", "group", "labels", "events", "caption",
+            "language", "license",
+        )
+    ]
+)  # fmt: skip
+"""What a plan says of a clip, nothing null; its file has `key`, `shard` and `slot` beside these columns."""
+ROUND_PATTERN = re.compile(r"-r(\d{2})-\d{6}$")
+"""The end of a patch shard's name; the group is the round of its retry."""
+
+
 def make_key(corpus: str, media_id: str, start_ms: int) -> str:
     """Return the key of a clip: `{corpus}_{media_id}_{start in ms, nine digits}`.
 

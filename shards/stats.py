@@ -4,7 +4,6 @@ Everything is computed over columns, so that two million clips take seconds. A c
 first, in a retry, failed, or belongs to a shard that is not made yet.
 """
 
-import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,7 +17,7 @@ from .catalog import all_rows, label_counts, read_dataset
 from .commit import Commit, committed_shards
 from .errors import ShardError
 from .histogram import Histogram, measure_histograms
-from .schema import SIDECAR_SCHEMA
+from .schema import ROUND_PATTERN, SIDECAR_SCHEMA
 
 pc: Any = pyarrow.compute  # its functions are made at run time, unknown to type checkers
 
@@ -29,7 +28,6 @@ COLUMNS = tuple(name for name in SIDECAR_SCHEMA.names if name not in {"tar_offse
 TOP_LABELS = 100
 _TEXTS = ("key", "source", "caption", "error_code", "error_detail", "src_sha256", "audio_sha256", "frame_sha256")
 """Long columns that nothing is counted by."""
-_ROUND = re.compile(r"-r(\d{2})-\d{6}$")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -239,7 +237,7 @@ def _tally(parts: list[dict[str, Any]]) -> Tally:
 def _retries(commits: list[Commit]) -> dict[str, dict[str, int]]:
     rounds: dict[str, dict[str, int]] = {}
     for commit in commits:
-        if match := _ROUND.search(commit.name):
+        if match := ROUND_PATTERN.search(commit.name):
             counts = rounds.setdefault(f"r{match[1]}", {"tried": 0, "ok": 0})
             counts["tried"] += commit.planned
             counts["ok"] += commit.ok

@@ -1,7 +1,6 @@
 """Which clips of a catalog a reader takes: by label, with the ontology where the set has one, and by any column."""
 
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,7 +10,7 @@ from pyarrow.compute import Expression
 
 from .catalog import ONTOLOGY_FILE, Catalog, label_counts
 from .errors import ShardError
-from .labels import Ontology
+from .labels import Ontology, near_spellings
 
 pc: Any = pyarrow.compute  # its functions are made at run time, unknown to type checkers
 
@@ -25,14 +24,17 @@ def select_clips(
     """Return the catalog with the rows that carry any of `labels`, none of `exclude_labels`, and fit `where`.
 
     Raises:
-        ShardError: nothing is left, a label is unknown to the set's ontology, or `where` names no column of ours.
+        ShardError: nothing is left, a label is one that neither the clips nor the set's ontology have, or `where` names
+            no column of ours.
     """
     table = catalog.table
     if labels or exclude_labels:
+        path, origin = catalog.root / ONTOLOGY_FILE, str(catalog.root)
+        ontology = Ontology.read(path) if path.exists() else None
         column = table["labels"]
-        keep = has_label(column, _names(catalog.root, labels, column)) if labels else np.ones(len(table), dtype=bool)
+        keep = with_labels(column, labels, ontology, origin) if labels else np.ones(len(table), dtype=bool)
         if exclude_labels:
-            keep &= ~has_label(column, _names(catalog.root, exclude_labels, column))
+            keep &= ~with_labels(column, exclude_labels, ontology, origin)
         if not keep.any():
             raise ShardError(f"{catalog.root}: {_none_left(labels, exclude_labels, table)}")
         table = table.filter(pa.array(keep))
@@ -45,6 +47,39 @@ def select_clips(
         if not len(table):
             raise ShardError(f"{catalog.root}: no clip of {len(catalog.table):,} fits where={where}")
     return replace(catalog, table=table)
+
+
+def with_labels(column: pa.ChunkedArray, asked: tuple[str, ...], ontology: Ontology | None, origin: str) -> np.ndarray:
+    """Return bool (clips,): whether a clip carries any of the labels that are asked for.
+
+    With an ontology a class, given by name or MID, stands for all below it too, whether any clip carries one or not.
+    A label that the ontology does not have, and any label without one, is taken as it stands with the clips.
+
+    Args:
+        column: the labels of the clips.
+        asked: names or MIDs.
+        ontology: of the set or list, if there is one.
+        origin: what the clips belong to, named in errors.
+
+    Raises:
+        ShardError: neither the clips nor the ontology have a label (near spellings are named), or several classes do.
+    """
+    known = set(pc.unique(flat_labels(column)[1].drop_null()).to_pylist())
+    names: set[str] = set()
+    for label in asked:
+        if ontology is not None:
+            try:
+                names |= ontology.spellings(ontology.descendants(ontology.resolve(label)))
+                continue
+            except ShardError:
+                if label not in known:
+                    raise
+        elif label not in known:
+            near = near_spellings(label, sorted(known))
+            hint = f"did you mean {' or '.join(map(repr, near))}?" if near else "labels are compared letter by letter"
+            raise ShardError(f"{origin}: no clip has the label {label[:80]!r}; {hint}")
+        names.add(label)
+    return has_label(column, names)
 
 
 def has_label(column: pa.ChunkedArray, names: set[str]) -> np.ndarray:
@@ -76,26 +111,6 @@ def flat_labels(column: pa.ChunkedArray) -> tuple[np.ndarray, pa.Array]:
     chunks = flat.chunks if isinstance(flat, pa.ChunkedArray) else [flat]
     labels = pa.concat_arrays(chunks) if chunks else pa.array([], pa.string())
     return np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]), labels
-
-
-def _names(root: Path, wanted: tuple[str, ...], column: pa.ChunkedArray) -> set[str]:
-    """Return what the wanted labels and, with an ontology, all below them are called in the set."""
-    path = root / ONTOLOGY_FILE
-    if not path.exists():
-        return set(wanted)
-    ontology = Ontology.read(path)
-    names: set[str] = set()
-    for label in wanted:
-        try:
-            mid = ontology.resolve(label)
-        except ShardError:
-            if not has_label(column, {label}).any():
-                raise
-            names.add(label)  # the list named it in its own words
-            continue
-        below = ontology.descendants(mid)
-        names |= below | {ontology.name(m) for m in below}
-    return names
 
 
 def _none_left(labels: tuple[str, ...], exclude_labels: tuple[str, ...], table: pa.Table) -> str:

@@ -6,6 +6,7 @@ tar's size (N + 1 entries), as lhotse's indexed tars have them.
 """
 
 import tarfile
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -26,13 +27,17 @@ def member_bytes(name: str, data: bytes) -> bytes:
     return header + data + bytes(-len(data) % BLOCK)
 
 
-def find_members(span: bytes | memoryview, where: str, *, trusted: bool = False) -> tuple[str, dict[str, slice]]:
+def sample_bytes(key: str, members: Mapping[str, bytes]) -> bytes:
+    """Return the span of one sample; `members` maps file extension to data, in storage order."""
+    return b"".join(member_bytes(f"{key}.{extension}", data) for extension, data in members.items())
+
+
+def find_members(span: bytes | memoryview, where: str) -> tuple[str, dict[str, slice]]:
     """Find the members of one sample in its span of one of our tars, without copying their data.
 
     Args:
         span: whole blocks, from the sample's first header on.
         where: for messages.
-        trusted: the span's own hash has vouched for it, so the headers' checksums (about 3 us each) are left out.
 
     Returns:
         The sample's key, and file extension (`flac`, `jpg`, `384.jpg`) to where its data lie, in storage order.
@@ -44,7 +49,7 @@ def find_members(span: bytes | memoryview, where: str, *, trusted: bool = False)
     key, others = "", set[str]()
     position, end = 0, len(span)
     while position < end:
-        name, size = _read_header(span, position, where, trusted=trusted)
+        name, size = _read_header(span, position, where)
         first = position + BLOCK
         position = first + size + -size % BLOCK
         if position > end:
@@ -61,22 +66,22 @@ def find_members(span: bytes | memoryview, where: str, *, trusted: bool = False)
     return key, found
 
 
-def parse_members(span: bytes | memoryview, where: str, *, trusted: bool = False) -> dict[str, bytes]:
+def parse_members(span: bytes | memoryview, where: str) -> dict[str, bytes]:
     """Take the members of one sample out of its span of one of our tars: file extension to data, each copied once.
 
     Arguments and errors are those of `find_members`.
     """
-    return {extension: bytes(span[place]) for extension, place in find_members(span, where, trusted=trusted)[1].items()}
+    return {extension: bytes(span[place]) for extension, place in find_members(span, where)[1].items()}
 
 
-def _read_header(span: bytes | memoryview, position: int, where: str, *, trusted: bool) -> tuple[str, int]:
+def _read_header(span: bytes | memoryview, position: int, where: str) -> tuple[str, int]:
     """Return name and size of the member whose header stands at `position`; `tarfile` needs ten times as long."""
     header = bytes(span[position : position + BLOCK])
     try:
         name = header[: header.index(b"\0")].decode("ascii")
         size = int(header[124:135], 8)
         # the checksum is over the header with its own eight bytes taken as blanks
-        is_whole = trusted or sum(header) - sum(header[148:156]) + 8 * 32 == int(header[148:154], 8)
+        is_whole = sum(header) - sum(header[148:156]) + 8 * 32 == int(header[148:154], 8)
     except ValueError as e:
         raise ShardError(f"{where}: damaged tar header ({e}); {MEND}") from e
     if not is_whole or size < 0 or not 0 < len(name) <= 100 or header[156:157] not in (b"0", b"\0"):

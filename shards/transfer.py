@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, BinaryIO, TypeVar
 
 from .errors import ShardError
+from .httpstatus import Answer, answer_of, status_of
 
 CHUNK_BYTES = 4 << 20
 STALL_S = 60
@@ -98,9 +99,9 @@ class RemoteFolder:
             except (ShardError, FileNotFoundError, NotADirectoryError):
                 raise
             except Exception as e:  # each file system has errors of its own
-                refused = isinstance(e, PermissionError) or _status(e) in (401, 403, 405)
-                if refused or attempt == self.retries:
-                    kind = _RefusedError if refused else ShardError
+                answer = _answer(e)
+                if attempt == self.retries or answer not in (Answer.WAIT, Answer.AGAIN):
+                    kind = _RefusedError if answer is Answer.REFUSED else ShardError
                     raise kind(f"{self.where(name)}: cannot be read ({_reason(e)})") from e
                 time.sleep(self.backoff_s * 2**attempt)
         raise AssertionError("the last attempt returns or raises")
@@ -131,9 +132,12 @@ def _reason(error: Exception) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
-def _status(error: Exception) -> int | None:
-    status = getattr(error, "status", None)
-    return status if isinstance(status, int) else None
+def _answer(error: Exception) -> Answer:
+    """Return what an error of a file system says about another try; one of unknown make may pass."""
+    if isinstance(error, PermissionError):
+        return Answer.REFUSED
+    status = status_of(error)
+    return Answer.AGAIN if status is None else answer_of(status)
 
 
 def _is_http(files: Any) -> bool:

@@ -9,10 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
-from .atomic import canonical_json
 from .catalog import DATASET_FILE, read_dataset
 from .commit import (
     COMMIT_SUFFIX,
@@ -29,7 +25,7 @@ from .commit import (
 from .compaction import check_catalog
 from .errors import ShardError
 from .inspection import inspect_index, inspect_tar
-from .seal import seal
+from .setfiles import check_dataset, check_ontology, check_plans
 from .sidecar import in_threads, read_sidecar
 
 LEVELS = ("size", "hash", "deep")
@@ -91,8 +87,8 @@ def verify(
 
     Args:
         root: folder of the set.
-        level: `size` compares sizes with the commits, `hash` also every SHA-256, `deep` also decodes every sample and
-            compares it with index and sidecar.
+        level: `size` compares sizes with the commits, `hash` also every SHA-256 and the plans' own, `deep` also decodes
+            every sample and compares it with index and sidecar.
         progress: called with the shards done, all shards, and the name of the last one done.
 
     Raises:
@@ -104,35 +100,21 @@ def verify(
     paths = committed_paths(root)
     if not (root / DATASET_FILE).exists() and not paths:
         read_dataset(root)  # says that this is no shard set
-    dataset, of_set = _check_dataset(root)
+    dataset, of_set = check_dataset(root)
     damaged: list[Damage] = []
     num_ok = 0
     for done, found in enumerate(in_threads(lambda path: _check_shard(path, level, dataset), paths), start=1):
         damaged += found
         num_ok += not found
         progress(done, len(paths), paths[done - 1].name.removesuffix(COMMIT_SUFFIX))
-    planned, of_plan = _planned_shards(root)
     made = {path.name.removesuffix(COMMIT_SUFFIX) for path in paths}
+    planned, of_plan = check_plans(root, dataset, made, content=level != "size")
+    of_set += check_ontology(root, dataset) + of_plan
     return VerifyReport(
-        shards=len(paths), ok=num_ok, damaged=(*damaged, *of_set, *of_plan, *check_catalog(root)),
+        shards=len(paths), ok=num_ok, damaged=(*damaged, *of_set, *check_catalog(root)),
         uncommitted=tuple(_uncommitted(root, paths)),
         missing_planned=tuple(name for name in sorted(planned) if name not in made),
     )  # fmt: skip
-
-
-def _check_dataset(root: Path) -> tuple[dict[str, Any], list[Damage]]:
-    """Return `dataset.json` (empty if it is damaged) and what is wrong with it; here it must carry its seal."""
-    path = root / DATASET_FILE
-    hint = "run the same `unibrivl ingest` again"
-    if not path.exists():
-        return {}, [Damage(path=path, reason=f"is missing; {hint}")]
-    try:
-        dataset = read_dataset(root)
-        if path.read_bytes() != canonical_json(seal(dataset)):
-            return {}, [Damage(path=path, reason=f"is damaged: it has no seal; delete it and {hint}")]
-    except (ShardError, OSError) as e:
-        return {}, [Damage(path=path, reason=f"is damaged ({e})")]
-    return dataset, []
 
 
 def _check_shard(path: Path, level: str, dataset: dict[str, Any]) -> list[Damage]:
@@ -179,16 +161,3 @@ def _uncommitted(root: Path, paths: list[Path]) -> Iterator[Path]:
     known = {path.with_name(path.name.removesuffix(COMMIT_SUFFIX) + suffix) for path in paths for suffix in SUFFIXES}
     known.update(paths)
     yield from (path for path in sorted((root / "shards").rglob("*")) if path.is_file() and path not in known)
-
-
-def _planned_shards(root: Path) -> tuple[set[str], list[Damage]]:
-    """Return the names of all planned shards, and plan files that cannot be read."""
-    names: set[str] = set()
-    damaged = []
-    for path in sorted((root / "plan").glob("*.parquet")):
-        try:
-            with pq.ParquetFile(path) as file:
-                names.update(file.read(columns=["shard"])["shard"].unique().to_pylist())
-        except (pa.ArrowException, KeyError, ValueError, OSError) as e:
-            damaged.append(Damage(path=path, reason=f"is no readable plan ({e})"))
-    return names, damaged

@@ -23,7 +23,7 @@ from .atomic import sync_directory, temporary_path, write_file
 from .commit import COMMIT_SUFFIX, SUFFIXES, Commit, describe_file, write_commit
 from .errors import ShardError
 from .schema import KEY_PATTERN, SIDECAR_SCHEMA
-from .tarindex import BLOCK, END_OF_TAR, member_bytes, read_index, write_index
+from .tarindex import BLOCK, END_OF_TAR, read_index, sample_bytes, write_index
 
 PART_SUFFIX, JOURNAL_SUFFIX = ".tar.part", ".rows.part"
 
@@ -78,7 +78,7 @@ class ShardWriter:
         """
         if not KEY_PATTERN.fullmatch(key):
             raise ValueError(f"{key!r} is no clip key")
-        return self.add_span(b"".join(member_bytes(f"{key}.{extension}", data) for extension, data in members.items()))
+        return self.add_span(sample_bytes(key, members))
 
     def add_span(self, span: bytes) -> dict[str, int]:
         """Append one sample as it lies in another tar; return what `add` does."""

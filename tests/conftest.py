@@ -2,9 +2,11 @@
 
 import csv
 import os
-from collections.abc import Callable
+import shutil
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -13,6 +15,8 @@ from hypothesis import settings
 from unibrivl.ingest.mux import write_video
 
 if TYPE_CHECKING:
+    from selenium.webdriver import Chrome
+
     from unibrivl.model.train_config import TrainConfig
 
 # Continuous integration tries the same examples each time, so that a red run is the fault of the change.
@@ -21,6 +25,11 @@ if os.environ.get("CI"):
     settings.load_profile("ci")
 
 FOLDERS = ("reference", "data")
+BROWSER_FLAGS = (
+    "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-dev-shm-usage", "--no-first-run",
+    "--disable-background-networking", "--disable-component-update", "--disable-sync",
+    "--autoplay-policy=no-user-gesture-required",
+)  # fmt: skip
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -39,6 +48,13 @@ def folder(request: pytest.FixtureRequest) -> Callable[[str], Path]:
         return path.resolve(strict=True)
 
     return find
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> None:
+    """Two threads a process cost more than they give where the models are tiny and other processes are busy."""
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(1)
 
 
 def picture(seed: int, side: int = 96) -> np.ndarray:
@@ -104,11 +120,8 @@ def run_config(shards: Path) -> "TrainConfig":
 @pytest.fixture(scope="session")
 def run(run_config: "TrainConfig") -> Path:
     """Return the folder of a finished run; do not write there."""
-    import torch
-
     from unibrivl.model.train import train
 
-    torch.set_num_threads(1)  # two cost more than they give where the models are tiny and other processes are busy
     train(run_config)
     return run_config.out
 
@@ -121,3 +134,39 @@ def index(run: Path, shards: Path) -> Path:
     out = shards.with_name("index")
     build_index(IndexConfig(run=run, shards=shards, out=out))
     return out
+
+
+@pytest.fixture(scope="session")
+def make_rows() -> Callable[..., list[dict[str, Any]]]:
+    """Return a function that makes up index rows: a group, a medium and contents of its own for each, split `test`."""
+
+    def make(count: int, **changes: Any) -> list[dict[str, Any]]:
+        return [
+            {
+                "key": f"gen_clip{n}_000000000", "labels": ["tone"], "caption": f"Clip {n}", "language": "",
+                "split": "test", "group": f"g{n}", "media_id": f"m{n}", "start_ms": 0, "end_ms": 1000,
+                "shard": "test/gen-test-000000", "tar_offset": 0, "tar_len": 512, "content_sha256": f"{n:064x}",
+            } | changes
+            for n in range(count)
+        ]  # fmt: skip
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def driver(tmp_path_factory: pytest.TempPathFactory) -> "Iterator[Chrome]":
+    """Start a browser without a window, and without requests of its own; skips the test where there is none."""
+    from selenium import webdriver
+    from selenium.webdriver.chrome.service import Service
+
+    chromium, chromedriver = shutil.which("chromium"), shutil.which("chromedriver")
+    if not (chromium and chromedriver):
+        pytest.skip("chromium and chromedriver are not both installed")
+    options = webdriver.ChromeOptions()
+    options.binary_location = chromium
+    for flag in (*BROWSER_FLAGS, f"--user-data-dir={tmp_path_factory.mktemp('profile')}"):
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    driver = webdriver.Chrome(options=options, service=Service(executable_path=chromedriver))
+    yield driver
+    driver.quit()

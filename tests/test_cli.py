@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-import torch
 from PIL import Image
 
 from unibrivl import (
@@ -28,11 +27,6 @@ TOWER = ("--set", "clip_s=1.0", "--set", "num_mels=32", "--set", "hop=706")
 
 Call = Callable[..., tuple[int, str, str]]
 """Words of a command to exit code, standard output and standard error."""
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> None:
-    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")
@@ -134,6 +128,45 @@ def test_mistakes_of_usage_exit_with_2(call: Call, words: list[str]) -> None:
 def test_a_query_without_a_question_says_what_is_missing(call: Call) -> None:
     code, _, err = call("query", "index")
     assert code == 2 and "--audio" in err and "--image" in err
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (["query", "index", "--image", "b", "-k", "0"], "-k is 0, want 1 to 10000"),
+        (["train", "s", "--out", "o", "--epochs", "0"], "--epochs is 0, want 1 to 100000"),
+        (["train", "s", "--out", "o", "--val-share", "1"], "--val-share is 1.0, want 0 to 0.9"),
+        (["bench", "retrieval", "i", "--permutations", "1"], "--permutations is 1, want at least 2"),
+        (["bench", "speed", "ingest", "--memory-clips", "-1"], "--memory-clips is -1, want at least 0"),
+        (["shards", "retry", "s", "--media-dir", "m", "--workers", "0"], "--workers is 0, want 1 to 1024"),
+        (["shards", "verify", "s", "--level", "full"], "--level is 'full', want size, hash, deep"),
+        (["shards", "report", "s", "--clips", "-1"], "--clips is -1, want 0 to 1000"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)  # fmt: skip
+def test_a_mistake_of_usage_names_the_option_as_typed(call: Call, words: list[str], named: str) -> None:
+    code, _, err = call(*words)
+    assert code == 2
+    assert f"Invalid value: {named}" in re.sub(r"[\s│]+", " ", err)
+
+
+@pytest.mark.parametrize("kind", ["pipe", "folder"])
+@pytest.mark.timeout(60)
+def test_a_question_or_a_page_that_is_no_file_is_refused_at_once(
+    call: Call, tiny: Path, question: tuple[str, Path, Path], tmp_path: Path, kind: str
+) -> None:
+    path = tmp_path / "odd"
+    path.mkdir() if kind == "folder" else os.mkfifo(path)
+    for words in (("--audio", path), ("--image", path), ("--image", question[1], "--html", path)):
+        assert_one_error_line(call("query", tiny / "index", *words), f"{path}: a {kind}, want a file")
+    assert_one_error_line(call("bench", "retrieval", tiny / "index", "--html", path), f"{path}: a {kind}")
+    assert_one_error_line(call("shards", "report", tiny / "shards", "--html", path), f"{path}: a {kind}")
+
+
+def test_failures_are_json_too_where_that_is_asked_for(call: Call, tmp_path: Path) -> None:
+    for words in (("query", tmp_path, "--image", "b"), ("train", tmp_path, "--out", tmp_path / "run")):
+        code, out, err = call(*words, "--json")
+        assert code == 1 and err == f"error: {json.loads(out)['error']}\n" and list(json.loads(out)) == ["error"]
 
 
 def test_nothing_said_shows_the_help(call: Call) -> None:

@@ -71,6 +71,61 @@ def test_a_bad_list_is_one_line_and_writes_nothing(
     assert tree(tmp_path) == before
 
 
+@pytest.fixture(params=["pipe", "folder", "device"])
+def no_file(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Path, str]:
+    """Return a place where something other than a file is, and what that is."""
+    if request.param == "device":
+        return Path("/dev/zero"), "device"
+    path = tmp_path / "odd"
+    path.mkdir() if request.param == "folder" else os.mkfifo(path)
+    return path, request.param
+
+
+def test_what_is_no_file_is_refused_at_once(tmp_path: Path, media: Path, no_file: tuple[Path, str]) -> None:
+    """Nobody writes to the pipe, and the device never ends: reading either would hang until the time-out."""
+    path, kind = no_file
+    (tmp_path / "list.csv").write_text(GOOD_LIST)
+    for words in (
+        [path, tmp_path / "out", "--media-dir", media],
+        [path, "--dry-run"],
+        [tmp_path / "list.csv", tmp_path / "out", "--media-dir", media, "--ontology", path],
+        [tmp_path / "list.csv", tmp_path / "out", "--youtube", "--cookies", path],
+    ):
+        assert error_line(unibrivl("ingest", *words)) == f"{path}: a {kind}, want a file"
+    assert not list(tmp_path.rglob("*.tar*"))
+
+
+def test_a_parquet_list_that_is_a_pipe_is_refused_at_once(tmp_path: Path) -> None:
+    os.mkfifo(path := tmp_path / "list.parquet")
+    assert error_line(unibrivl("ingest", path, "--dry-run")) == f"{path}: a pipe, want a file"
+
+
+def test_failures_are_json_too_where_that_is_asked_for(tmp_path: Path, media: Path) -> None:
+    list_path, out = tmp_path / "list.csv", tmp_path / "out"
+    done = unibrivl("ingest", list_path, out, "--media-dir", media, "--json")
+    message = f"{list_path}: there is no such list"
+    assert (done.returncode, done.stderr) == (1, f"error: {message}\n")
+    assert json.loads(done.stdout) == {"error": message}
+
+    list_path.write_text(f"{GOOD_LIST}b,0,1\n")
+    done = unibrivl("ingest", list_path, out, "--media-dir", media, "--workers", "1", "--json")
+    value = json.loads(done.stdout)
+    assert done.returncode == 1 and done.stderr == f"error: {value['error']}\n"
+    assert (value["planned"], value["ok"], value["errors"]) == (2, 1, {"local.missing_file": 1})
+    assert value["error"].startswith(f"1 of 2 clips failed (1 local.missing_file), media in {media}: ")
+
+    (sidecar,) = out.rglob("*-000000.parquet")
+    sidecar.unlink()
+    done = unibrivl("shards", "verify", out, "--json")
+    value = json.loads(done.stdout)
+    assert done.returncode == 1 and done.stderr == f"error: {value['error']}\n"
+    assert value["damaged"][0]["path"] == str(sidecar) and (value["shards"], value["ok"]) == (1, 0)
+
+    (out / "dataset.json").write_text("{")
+    done = unibrivl("shards", "repair", out, "--json")
+    assert done.returncode == 1 and list(json.loads(done.stdout)) == ["error"]
+
+
 def html(path: Path) -> None:
     path.write_text("<!DOCTYPE html><html><body>Sign in to confirm</body></html>")
 
@@ -97,17 +152,17 @@ def short(path: Path) -> None:
         (
             html,
             1,
-            r"1 of 2 clips failed \(1 media\.not_media\): .*/b\.mp4: a web page, not a media file; fetch it again",
+            r"1 of 2 clips failed \(1 media\.not_media\), media in .*/media: b\.mp4: a web page, .*; fetch it again",
         ),
-        (empty, 1, r"\(1 local\.empty_file\): .*/b\.mp4: the file has 0 bytes; fetch it again"),
+        (empty, 1, r"\(1 local\.empty_file\), media in .*/media: b\.mp4: the file has 0 bytes; fetch it again"),
         (
             short,
             60,
-            r"\(1 media\.out_of_range\): .*/b\.mp4: the clip from 0 to 60000 ms reaches past the end .* 10\d\d ms",
+            r"\(1 media\.out_of_range\), media in .*/media: b\.mp4: the clip from 0 to 60000 ms reaches .* 10\d\d ms",
         ),
-        (silent, 1, r"\(1 media\.no_audio\): .*/b\.mp4: has no audio track"),
-        (blind, 1, r"\(1 media\.no_video\): .*/b\.mp4: has no video track"),
-        (None, 1, r"\(1 local\.missing_file\): .*/b\.mp4: no such media file"),
+        (silent, 1, r"\(1 media\.no_audio\), media in .*/media: b\.mp4: has no audio track"),
+        (blind, 1, r"\(1 media\.no_video\), media in .*/media: b\.mp4: has no video track"),
+        (None, 1, r"\(1 local\.missing_file\), media in .*/media: b\.mp4: no such media file"),
     ],
     ids=["html", "zero bytes", "past the end", "no audio", "no video", "missing"],
 )
@@ -130,9 +185,7 @@ def test_media_that_are_not_there_are_told_before_anything_is_written(tmp_path: 
     (tmp_path / "list.csv").write_text("id,start,end\ngone,0,1\n")
     before = tree(tmp_path)
     message = error_line(unibrivl("ingest", tmp_path / "list.csv", tmp_path / "out", "--media-dir", media))
-    assert re.fullmatch(
-        rf"none of 1 clips has its medium in {media}; the first: {media}/gone\.mp4: no such .*", message
-    )
+    assert re.fullmatch(rf"none of 1 clips has its medium in {media}; the first: gone\.mp4: no such .*", message)
     message = error_line(unibrivl("ingest", tmp_path / "list.csv", tmp_path / "out", "--media-dir", media / "none"))
     assert "none: not a readable folder of media (No such file or directory); name one with --media-dir" in message
     assert tree(tmp_path) == before
@@ -174,13 +227,18 @@ def test_a_good_run_says_how_many_and_where(tmp_path: Path, media: Path) -> None
         ([], "LIST"),
         (["list.csv"], "OUT"),
         (["list.csv", "out"], "--media-dir"),
-        (["list.csv", "out", "--media-dir", "media", "--frame-size", "0"], "frame_sizes has 0, want 16 to 1024"),
-        (["list.csv", "out", "--media-dir", "media", "--shard-clips", "0"], "shard_clips is 0"),
-        (["list.csv", "out", "--media-dir", "media", "--max-failed", "2"], "max_failed is 2"),
-        (["list.csv", "out", "--media-dir", "media", "--workers", "0"], "workers is 0"),
+        (["list.csv", "out", "--media-dir", "media", "--frame-size", "0"], "--frame-size has 0, want 16 to 1024"),
+        (["list.csv", "out", "--media-dir", "media", "--shard-clips", "0"], "--shard-clips is 0, want 1 to 1000000"),
+        (["list.csv", "out", "--media-dir", "media", "--max-failed", "2"], "--max-failed is 2.0, want 0 to 1"),
+        (["list.csv", "out", "--media-dir", "media", "--workers", "0"], "--workers is 0, want 1 to 1024"),
         (["list.csv", "out", "--media-dir", "media", "--workers", "two"], "--workers"),
-        (["list.csv", "out", "--media-dir", "media", "--clip-timeout", "0"], "clip_timeout"),
-        (["list.csv", "out", "--media-dir", "media", "--split", "../up"], "split"),
+        (["list.csv", "out", "--media-dir", "media", "--clip-timeout", "0"], "--clip-timeout is 0.0, want"),
+        (["list.csv", "out", "--media-dir", "media", "--split", "../up"], "--split is '../up'"),
+        (["list.csv", "out", "--media-dir", "media", "--media-holds", "all"], "--media-holds is 'all', want"),
+        (["list.csv", "out", "--media-url", "file:///x"], "--media-url is 'file:///x', want an address"),
+        (["list.csv", "out", "--media-dir", "media", "--drop", "loud"], "--drop has 'loud', want silent"),
+        (["list.csv", "out", "--media-dir", "media", "--balance", "0"], "--balance is 0, want at least 1"),
+        (["list.csv", "out", "--media-dir", "media", "--max-wait", "0"], "--max-wait is 0.0, want more than 0"),
         (["list.csv", "out", "--media-dir", "media", "--colour", "red"], "--colour"),
         (["list.csv", "out", "more", "--media-dir", "media"], "more"),
     ],
@@ -223,8 +281,10 @@ def test_a_dry_run_plans_and_touches_nothing(tmp_path: Path, media: Path) -> Non
     done = unibrivl("ingest", list_path, *places, "--dry-run", "--json", "--shard-clips", "1")
     assert (done.returncode, done.stderr) == (0, "")
     value = json.loads(done.stdout)
-    assert list(value) == ["rows", "bad_rows", "bad_lines", "clips", "shards", "splits"]
-    assert value == {"rows": 4, "bad_rows": 2, "bad_lines": [3, 5], "clips": 2, "shards": 2, "splits": {"eval": 2}}
+    assert list(value) == ["rows", "bad_rows", "bad_lines", "clips", "shards", "splits", "leaks"]
+    assert value == {
+        "rows": 4, "bad_rows": 2, "bad_lines": [3, 5], "clips": 2, "shards": 2, "splits": {"eval": 2}, "leaks": 0,
+    }  # fmt: skip
     assert tree(tmp_path) == before
 
 
@@ -237,6 +297,16 @@ def test_a_dry_run_for_people_names_each_bad_line(tmp_path: Path) -> None:
         "line 3: '#NAME?' is no YouTube id of 11 letters, digits, - and _",
         "line 5: 'short' is no YouTube id of 11 letters, digits, - and _",
         "2 clips (test 2) in 1 shards; 2 bad rows",
+    ]
+
+
+def test_a_dry_run_points_out_media_in_two_splits(tmp_path: Path) -> None:
+    list_path = tmp_path / "list.csv"
+    list_path.write_text("id,start,end,split\na,0,1,train\na,1,2,test\nb,0,1,train\nb,1,2,train\n")
+    done = unibrivl("ingest", list_path, "--dry-run")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines()[1:] == [
+        "1 media have clips in more than one split, so what is trained on leaks into tests"
     ]
 
 

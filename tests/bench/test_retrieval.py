@@ -8,6 +8,7 @@ import pytest
 
 from unibrivl.bench.errors import BenchError
 from unibrivl.bench.retrieval import Direction, RetrievalConfig, measure
+from unibrivl.index.snapshot import open_snapshot
 
 FIGURES = ("r1", "r5", "r10", "medr", "mrr")
 
@@ -160,3 +161,21 @@ def test_the_tiny_index_is_measured(index: Path) -> None:
     for direction in measured.values():
         assert direction.scores.queries == direction.scores.gallery == 6
         assert (direction.relevant_QG.sum(axis=1) == 2).all()  # the corpus has two clips a group
+
+
+def test_the_linear_control_is_fitted_on_other_splits_and_measured_on_the_same_queries(index: Path) -> None:
+    splits = set(open_snapshot(index).segment("audio").rows["split"].to_pylist())
+    assert splits >= {"train", "test"}
+    plain = measure(RetrievalConfig(index=index, permutations=2))
+    measured = measure(RetrievalConfig(index=index, permutations=2, ridge=True))
+    for name, direction in measured.items():
+        assert not plain[name].ridge
+        assert set(direction.ridge) == {f"ridge_{figure}" for figure in FIGURES}
+        assert 1 <= direction.ridge["ridge_medr"] <= direction.scores.gallery
+        assert direction.as_dict()["ridge_r10"] == round(direction.ridge["ridge_r10"], 6)
+
+
+def test_a_linear_control_needs_clips_of_another_split(make_index) -> None:
+    index = make_index(random_vectors(4), random_vectors(4))
+    with pytest.raises(BenchError, match="no clips outside split test to fit a linear map on"):
+        measure(RetrievalConfig(index=index, ridge=True))

@@ -4,6 +4,7 @@ import os
 import sys
 import textwrap
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -131,21 +132,24 @@ def test_figures_are_rounded_and_a_missing_one_makes_no_ratio() -> None:
 CHILD = """
 import sys, time
 held = []
-for _ in range(60):
+for _ in range(int(sys.argv[2])):
     held.append(bytearray(int(sys.argv[1])))
     time.sleep(0.05)
 """
 
 
-def watched(grow_bytes: int) -> MemoryWatch:
+def watched(grow_bytes: int, times: int = 120) -> MemoryWatch:
     watch = MemoryWatch()
-    code = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {CHILD!r}, '{grow_bytes}'])"
+    code = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {CHILD!r}, '{grow_bytes}', '{times}'])"
     run_process(python(code), watch=watch)
     return watch
 
 
 def test_a_worker_that_grows_is_seen_to_grow() -> None:
-    growing, steady = watched(1_000_000).growth_mb(), watched(10).growth_mb()
+    with ThreadPoolExecutor(3) as pool:
+        watches = pool.map(watched, (500_000, 10, 10), (120, 120, 40))
+    growing, steady, short = (watch.growth_mb() for watch in watches)
+    assert short is None  # it has hardly done anything but start
     assert growing is not None and steady is not None
     assert 20 < growing < 70  # 60 MB, less what lies before the second tenth and behind the last
     assert abs(steady) < 5

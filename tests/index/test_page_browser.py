@@ -1,37 +1,17 @@
 """The results page in a real browser: nothing fetched, nothing logged, media play, no sideways scrolling."""
 
 import io
-import json
-import shutil
 
 import numpy as np
 import pytest
 import soundfile
 from PIL import Image
-from selenium import webdriver
-from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.support.wait import WebDriverWait
 
 from unibrivl.index.page import Card, Page, Question, Table, write_page
 
-CHROMIUM = shutil.which("chromium")
-CHROMEDRIVER = shutil.which("chromedriver")
-pytestmark = pytest.mark.skipif(
-    not (CHROMIUM and CHROMEDRIVER), reason="chromium and chromedriver are not both installed"
-)
+from ..browser import HOSTILE, assert_policy_stops_a_request, assert_quiet_and_fits, load_everything
 
-FLAGS = (
-    "--headless=new",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--disable-dev-shm-usage",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-)
-HOSTILE = '<script>window.owned = 1</script>"><img src="https://127.0.0.1:9/x" onerror="window.owned = 1">'
 DURATION_S = 1.5
 
 
@@ -90,18 +70,6 @@ def make_page():
 
 
 @pytest.fixture(scope="module")
-def driver(tmp_path_factory):
-    options = webdriver.ChromeOptions()
-    options.binary_location = CHROMIUM
-    for flag in (*FLAGS, f"--user-data-dir={tmp_path_factory.mktemp('profile')}"):
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    driver = webdriver.Chrome(options=options, service=Service(executable_path=CHROMEDRIVER))
-    yield driver
-    driver.quit()
-
-
-@pytest.fixture(scope="module")
 def page_url(tmp_path_factory):
     path = tmp_path_factory.mktemp("page") / "results.html"
     write_page(make_page(), path)
@@ -115,21 +83,6 @@ def set_width(driver, width_px):
     )
 
 
-def load_everything(driver):
-    """Open what is folded and bring every lazy picture into view."""
-    driver.execute_script("for (const d of document.querySelectorAll('details')) d.open = true")
-    for i in range(driver.execute_script("return document.images.length")):
-        driver.execute_script("document.images[arguments[0]].scrollIntoView()", i)
-        WebDriverWait(driver, 20).until(
-            lambda d, i=i: d.execute_script("return document.images[arguments[0]].naturalWidth > 0", i)
-        )
-
-
-def requested_urls(driver):
-    messages = [json.loads(entry["message"])["message"] for entry in driver.get_log("performance")]
-    return [m["params"]["request"]["url"] for m in messages if m["method"] == "Network.requestWillBeSent"]
-
-
 @pytest.mark.parametrize("width_px", [1280, 390])
 def test_page_loads_alone_quietly_and_fits(driver, page_url, width_px):
     set_width(driver, width_px)
@@ -140,17 +93,7 @@ def test_page_loads_alone_quietly_and_fits(driver, page_url, width_px):
     load_everything(driver)
 
     assert driver.execute_script("return document.images.length") == 12
-    assert driver.execute_script("return typeof window.owned") == "undefined"
-    assert driver.execute_script("return getComputedStyle(document.body).maxWidth") == "1200px"
-    assert driver.execute_script("return innerWidth") == width_px
-    scroll_px, client_px = driver.execute_script(
-        "const e = document.documentElement; return [e.scrollWidth, e.clientWidth]"
-    )
-    assert scroll_px <= client_px <= width_px
-    assert [e for e in driver.get_log("browser") if e["level"] in ("SEVERE", "WARNING")] == []
-    urls = requested_urls(driver)
-    assert page_url in urls
-    assert [url[:80] for url in urls if url != page_url and not url.startswith("data:")] == []
+    assert_quiet_and_fits(driver, page_url, width_px)
 
 
 def test_players_know_how_long_they_are(driver, page_url):
@@ -183,12 +126,4 @@ def test_what_was_asked_for_is_the_larger_side(driver, page_url):
 
 def test_policy_stops_a_request_that_got_in_anyway(driver, page_url):
     driver.get(page_url)
-    blocked = driver.execute_async_script(
-        """
-        const done = arguments[0];
-        document.addEventListener('securitypolicyviolation', e => done(e.effectiveDirective));
-        new Image().src = 'http://127.0.0.1:9/x';
-        """
-    )
-    assert blocked == "img-src"
-    driver.get_log("browser")
+    assert_policy_stops_a_request(driver)

@@ -3,22 +3,17 @@
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
 
 import av
 import numpy as np
 import pytest
-from av.codec.codec import codecs_available
 
-from unibrivl.ingest.decode import decode_clip
-from unibrivl.ingest.decoded import DecodeConfig, DecodedClip
 from unibrivl.ingest.errors import ClipError
 from unibrivl.ingest.mux import write_video
 from unibrivl.ingest.sound import start_of_run
 from unibrivl.shards import SAMPLE_RATE
 
-SECONDS = 5
-FPS = 5
+from .decoding import FPS, SECONDS, decode, level, needs_x264, pictures
 
 
 def sound(sample_rate: int, seconds: float = SECONDS, channels: int = 1) -> np.ndarray:
@@ -27,30 +22,6 @@ def sound(sample_rate: int, seconds: float = SECONDS, channels: int = 1) -> np.n
     noise = np.random.default_rng(0).standard_normal(len(time_s))
     chirp = 0.4 * np.sin(2 * np.pi * (200 + 200 * time_s) * time_s) + 0.05 * noise
     return (chirp if channels == 1 else np.stack([chirp] * channels, 1)).astype(np.float32)
-
-
-def pictures(seconds: int = SECONDS, side: int = 64) -> list[np.ndarray]:
-    """Return grey pictures, one level a second."""
-    return [np.full((side, side, 3), 20 + 40 * (i // FPS), np.uint8) for i in range(seconds * FPS)]
-
-
-def level(clip: DecodedClip) -> int:
-    """Return which second's picture the clip has."""
-    return round((float(clip.frames[0].mean()) - 20) / 40)
-
-
-def decode(
-    path: Path,
-    start_ms: int = 0,
-    end_ms: int = 1000,
-    *,
-    key: str = "",
-    frame_size: int = 16,
-    max_pad_ms: int = 0,
-    **options: Any,
-) -> DecodedClip:
-    config = DecodeConfig(**{"frame_sizes": (frame_size,), "max_pad_ms": max_pad_ms} | options)
-    return decode_clip(path, start_ms, end_ms, config, key=key)
 
 
 def whole_sound(path: Path) -> np.ndarray:
@@ -67,9 +38,6 @@ def lag_of(found: np.ndarray, expected: np.ndarray, most: int = 40) -> int:
     a, b = found[most : most + 4000].astype(float), expected[: 4000 + 2 * most].astype(float)
     scores = np.correlate(b, a, "valid")
     return most - int(np.argmax(scores))
-
-
-needs_x264 = pytest.mark.skipif("libx264" not in codecs_available, reason="the libraries lack x264")
 
 
 @pytest.fixture(scope="module")

@@ -8,46 +8,18 @@ from typing import Any
 import av
 import numpy as np
 import pytest
-from av.codec.codec import codecs_available
 
-from unibrivl.ingest.decode import decode_clip
-from unibrivl.ingest.decoded import DecodeConfig, DecodedClip
+from unibrivl.ingest.decoded import DecodeConfig
 from unibrivl.ingest.errors import ClipError
 from unibrivl.ingest.mux import write_video
 
-SECONDS = 5
-FPS = 5
-needs_x264 = pytest.mark.skipif("libx264" not in codecs_available, reason="the libraries lack x264")
+from .decoding import FPS, SECONDS, decode, level, needs_x264, pictures
 
 
 def sound(sample_rate: int, seconds: float = SECONDS) -> np.ndarray:
     """Return a rising tone, float32 (samples,)."""
     time_s = np.arange(round(seconds * sample_rate)) / sample_rate
     return (0.4 * np.sin(2 * np.pi * (200 + 200 * time_s) * time_s)).astype(np.float32)
-
-
-def pictures(seconds: int = SECONDS, side: int = 64) -> list[np.ndarray]:
-    """Return grey pictures, one level a second."""
-    return [np.full((side, side, 3), 20 + 40 * (i // FPS), np.uint8) for i in range(seconds * FPS)]
-
-
-def level(clip: DecodedClip) -> int:
-    """Return which second's picture the clip has."""
-    return round((float(clip.frames[0].mean()) - 20) / 40)
-
-
-def decode(
-    path: Path,
-    start_ms: int = 0,
-    end_ms: int = 1000,
-    *,
-    key: str = "",
-    frame_size: int = 16,
-    max_pad_ms: int = 0,
-    **options: Any,
-) -> DecodedClip:
-    config = DecodeConfig(**{"frame_sizes": (frame_size,), "max_pad_ms": max_pad_ms} | options)
-    return decode_clip(path, start_ms, end_ms, config, key=key)
 
 
 def encode(path: Path, frames: list[np.ndarray], options: dict[str, str]) -> None:

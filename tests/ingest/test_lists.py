@@ -271,7 +271,7 @@ def test_what_is_no_list_is_refused(read: Callable[..., ClipList], content: byte
 def test_a_list_that_is_not_there_or_a_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ListError, match=r"none\.csv: there is no such list"):
         read_list(tmp_path / "none.csv")
-    with pytest.raises(ListError, match=r"cannot be read \(Is a directory\)"):
+    with pytest.raises(ListError, match=": a folder, want a file"):
         read_list(tmp_path)
 
 

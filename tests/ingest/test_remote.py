@@ -17,7 +17,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 from unibrivl.ingest.clips import Clip
 from unibrivl.ingest.errors import ClipError, PlanError
 from unibrivl.ingest.medium import FOLDER_PREFIX, Spool, causes, http_error
-from unibrivl.ingest.remote import RemoteConfig, RemoteSource, _explain, shown
+from unibrivl.ingest.remote import RemoteConfig, RemoteSource, explain, shown
 from unibrivl.ingest.sources import make_source
 
 from .web import Web, serve
@@ -290,20 +290,20 @@ def test_errors_of_storage_libraries_are_told_apart(error: Exception, code: str)
     for one in (error, RuntimeError("wrapped")):
         if one is not error:
             one.__cause__ = error
-        explained = _explain(one, "s3://bucket/a")
+        explained = explain(one, "s3://bucket/a")
         assert isinstance(explained, ClipError)
         assert explained.code == code
 
 
 def test_an_unknown_error_is_not_lost() -> None:
-    assert str(_explain(KeyError("x\ny"), "s3://b/a")) == "s3://b/a: KeyError: 'x\\ny'"
+    assert str(explain(KeyError("x\ny"), "s3://b/a")) == "s3://b/a: KeyError: 'x\\ny'"
 
 
 def test_a_full_disk_is_no_fault_of_the_medium() -> None:
     full = OSError(errno.ENOSPC, "No space left on device")
     wrapped = RuntimeError("could not write")
     wrapped.__cause__ = full
-    assert _explain(wrapped, "s3://b/a") is full
+    assert explain(wrapped, "s3://b/a") is full
 
 
 def test_causes_of_errors_are_followed_once() -> None:

@@ -2,14 +2,11 @@
 
 import io
 import json
-import shutil
 
 import numpy as np
 import pytest
 import soundfile
 from PIL import Image
-from selenium import webdriver
-from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.wait import WebDriverWait
 
@@ -17,25 +14,8 @@ from unibrivl.ingest.report import write_report
 from unibrivl.shards import ShardWriter, make_key
 from unibrivl.shards.catalog import write_dataset
 
-CHROMIUM = shutil.which("chromium")
-CHROMEDRIVER = shutil.which("chromedriver")
-pytestmark = pytest.mark.skipif(
-    not (CHROMIUM and CHROMEDRIVER), reason="chromium and chromedriver are not both installed"
-)
+from ..browser import HOSTILE, assert_policy_stops_a_request, assert_quiet_and_fits, load_everything
 
-FLAGS = (
-    "--headless=new",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--disable-dev-shm-usage",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--autoplay-policy=no-user-gesture-required",
-)
-HOSTILE = '<script>window.owned = 1</script>"><img src="https://127.0.0.1:9/x" onerror="window.owned = 1">'
 ENDLESS = "w" * 3000
 SECONDS = 1.5
 CLIPS = 8
@@ -72,22 +52,11 @@ def write_set(root):
 
 
 @pytest.fixture(scope="module")
-def driver(tmp_path_factory):
-    options = webdriver.ChromeOptions()
-    options.binary_location = CHROMIUM
-    for flag in (*FLAGS, f"--user-data-dir={tmp_path_factory.mktemp('profile')}"):
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    driver = webdriver.Chrome(options=options, service=Service(executable_path=CHROMEDRIVER))
-    yield driver
-    driver.quit()
-
-
-@pytest.fixture(scope="module")
 def page_url(tmp_path_factory):
     folder = tmp_path_factory.mktemp("page")
-    write_set(folder / "set")
-    write_report(folder / "set", folder / "report.html", title=HOSTILE + ENDLESS)
+    root = folder / (HOSTILE.replace("/", "|") + ENDLESS)[:250]
+    write_set(root)
+    write_report(root, folder / "report.html")
     return (folder / "report.html").as_uri()
 
 
@@ -105,21 +74,6 @@ def open_page(driver, page_url):
     return load
 
 
-def load_everything(driver):
-    """Open what is folded and bring every lazy picture into view."""
-    driver.execute_script("for (const d of document.querySelectorAll('details')) d.open = true")
-    for i in range(driver.execute_script("return document.images.length")):
-        driver.execute_script("document.images[arguments[0]].scrollIntoView()", i)
-        WebDriverWait(driver, 20).until(
-            lambda d, i=i: d.execute_script("return document.images[arguments[0]].naturalWidth > 0", i)
-        )
-
-
-def requested_urls(driver):
-    messages = [json.loads(entry["message"])["message"] for entry in driver.get_log("performance")]
-    return [m["params"]["request"]["url"] for m in messages if m["method"] == "Network.requestWillBeSent"]
-
-
 @pytest.mark.parametrize("width_px", [1280, 800, 390])
 def test_page_loads_alone_quietly_and_fits(driver, open_page, page_url, width_px):
     driver.get("about:blank")
@@ -128,17 +82,7 @@ def test_page_loads_alone_quietly_and_fits(driver, open_page, page_url, width_px
     open_page(width_px)
     load_everything(driver)
     assert driver.execute_script("return document.images.length") > CLIPS
-    assert driver.execute_script("return typeof window.owned") == "undefined"
-    assert driver.execute_script("return getComputedStyle(document.body).maxWidth") == "1200px"
-    assert driver.execute_script("return innerWidth") == width_px
-    scroll_px, client_px = driver.execute_script(
-        "const e = document.documentElement; return [e.scrollWidth, e.clientWidth]"
-    )
-    assert scroll_px <= client_px <= width_px
-    assert [e for e in driver.get_log("browser") if e["level"] in ("SEVERE", "WARNING")] == []
-    urls = requested_urls(driver)
-    assert page_url in urls
-    assert [url[:80] for url in urls if url != page_url and not url.startswith("data:")] == []
+    assert_quiet_and_fits(driver, page_url, width_px)
 
 
 def test_players_know_how_long_they_are_and_play(driver, open_page):
@@ -207,12 +151,4 @@ def test_texts_stand_out_in_both_colour_schemes(driver, open_page, scheme):
 
 def test_policy_stops_a_request_that_got_in_anyway(driver, open_page):
     open_page(1280)
-    blocked = driver.execute_async_script(
-        """
-        const done = arguments[0];
-        document.addEventListener('securitypolicyviolation', e => done(e.effectiveDirective));
-        new Image().src = 'http://127.0.0.1:9/x';
-        """
-    )
-    assert blocked == "img-src"
-    driver.get_log("browser")
+    assert_policy_stops_a_request(driver)

@@ -29,8 +29,8 @@ from PIL import Image
 from unibrivl.ingest import film, stamps
 from unibrivl.ingest.corpora import SampleConfig, clip_id, connected_groups, held_out_groups
 from unibrivl.ingest.errors import SampleError
-from unibrivl.ingest.fetch import PackageFile
 from unibrivl.ingest.mux import write_video
+from unibrivl.ingest.packages import PackageFile
 from unibrivl.ingest.samples import SampleResult, write_sample
 from unibrivl.shards.atomic import hold_directory
 

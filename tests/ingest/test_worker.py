@@ -59,7 +59,7 @@ def test_good_and_bad_clips_of_one_shard(
     rows = read_sidecar(commit).to_pylist()
     assert [row["key"] for row in rows] == keys
     assert [row["status"] for row in rows] == ["ok", "failed", "failed", "ok"]
-    assert str(folder / "b.mp4") in rows[1]["error_detail"]
+    assert rows[1]["error_detail"].startswith("b.mp4: ")
     for row in rows[1:3]:
         assert row["tar_offset"] is row["num_samples"] is row["src_sha256"] is None
 
@@ -184,7 +184,7 @@ def test_a_flagged_clip_is_noted_and_dropped_only_when_asked(
     commit_file(config).unlink()
     dropping = replace(config, recipe=replace(config.recipe, drop=("black_frame",)))
     assert [event[2] for event in make(dropping, clips_of("a"))] == ["quality.black_frame"]
-    with pytest.raises(ValueError, match=r"'loud' is no quality flag; want .*silent"):
+    with pytest.raises(ValueError, match=r"drop has 'loud', want .*silent"):
         Recipe(drop=("loud",))
 
 

@@ -14,16 +14,16 @@ from typing import Any
 import av
 import numpy as np
 import pytest
-from av.codec.codec import codecs_available
 
 from unibrivl.ingest.decode import decode_clip
 from unibrivl.ingest.decoded import DecodeConfig, DecodedClip
 from unibrivl.ingest.errors import ClipError
 from unibrivl.ingest.mux import write_video
 
-FPS, SECONDS, RATE = 5, 5, 44_100
+from .decoding import FPS, SECONDS, level, needs_x264
+
+RATE = 44_100
 DECODERS = ("pyav", "ffmpeg")
-needs_x264 = pytest.mark.skipif("libx264" not in codecs_available, reason="the libraries lack x264")
 both = pytest.mark.parametrize("decoder", DECODERS)
 
 
@@ -49,10 +49,6 @@ def code_of(path: Path, decoder: str, start_ms: int = 1000, end_ms: int = 2000, 
         decode(path, decoder, start_ms, end_ms, **options)
     assert "\n" not in str(caught.value) and str(caught.value).startswith(f"{path}: ")
     return caught.value.code
-
-
-def level(clip: DecodedClip) -> int:
-    return round((float(clip.frames[0].mean()) - 20) / 40)
 
 
 def assert_sound(clip: DecodedClip, start_ms: int, most: int = 0) -> None:

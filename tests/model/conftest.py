@@ -4,17 +4,10 @@ import shutil
 from pathlib import Path
 
 import pytest
-import torch
 
 from unibrivl.model import towers
 
 from .tiny import TinyConfig, TinyTower
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _one_thread() -> None:
-    """Two threads a process cost more than they give where the models are tiny and other processes are busy."""
-    torch.set_num_threads(1)
 
 
 @pytest.fixture

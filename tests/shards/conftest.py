@@ -53,11 +53,13 @@ def make_clip() -> Callable[[int], tuple[str, Members]]:
 def write_shard() -> Callable[..., Commit]:
     """Return a function that writes a shard with one clip a number, and one failed clip before the last."""
 
-    def write(directory: Path, numbers: list[int], *, split: str = "train", number: int = 0) -> Commit:
+    def write(
+        directory: Path, numbers: list[int], *, split: str = "train", number: int = 0, plan: str = PLAN
+    ) -> Commit:
         with ShardWriter(directory, shard_name("as", split, number)) as writer:
             rows = fill(writer, [clip(n) for n in numbers], split=split)
             rows.insert(len(rows) - 1, failed_row(make_key("as", "gone", number), split))
-            return writer.commit(split=split, plan_sha256=PLAN, rows=rows)
+            return writer.commit(split=split, plan_sha256=plan, rows=rows)
 
     return write
 

@@ -35,7 +35,7 @@ class Handler(http.server.SimpleHTTPRequestHandler):
             time.sleep(server.pause_s)
         if server.busy and self.path.endswith(server.faulty):
             server.busy -= 1
-            self.send_error(503)
+            self.send_error(server.status)
         elif server.cut and self.path.endswith(server.faulty):
             server.cut -= 1
             data = Path(self.translate_path(self.path)).read_bytes()
@@ -61,6 +61,7 @@ class Handler(http.server.SimpleHTTPRequestHandler):
 class Server(http.server.ThreadingHTTPServer):
     daemon_threads = True
     busy = cut = 0
+    status = 503
     pause_s = 0.0
     faulty = ".tar"
     lists = True
@@ -105,6 +106,12 @@ def bounded(cache: CacheConfig, max_bytes: int) -> CacheConfig:
 
 def commits_of(remote: RemoteSet) -> tuple[Commit, ...]:
     return open_catalog(remote.sync(), tars=False).shards
+
+
+def fetch(remote: RemoteSet, commit: Commit) -> Path:
+    """Open a tar as a reader does; return where the cache keeps it."""
+    os.close(remote.open(commit))
+    return remote.cache.directory / "tars" / commit.files[".tar"]["sha256"] / f"{commit.name}.tar"
 
 
 def cached(cache: CacheConfig) -> list[str]:
@@ -153,10 +160,10 @@ def test_a_shard_committed_anew_replaces_its_older_self(
     server: Server, shard_set: Path, cache: CacheConfig, write_shard: Callable[..., Commit]
 ) -> None:
     remote = RemoteSet(server.url, cache)
-    old = remote.tar(commits_of(remote)[1]).read_bytes()
+    old = fetch(remote, commits_of(remote)[1]).read_bytes()
     write_shard(shard_set / "shards" / "train", [10, 11, 12, 13])
     commit = commits_of(remote)[1]
-    assert remote.tar(commit).read_bytes() == (shard_set / "shards/train/as-train-000000.tar").read_bytes() != old
+    assert fetch(remote, commit).read_bytes() == (shard_set / "shards/train/as-train-000000.tar").read_bytes() != old
 
 
 def test_a_server_without_listings_is_read_by_its_catalog(server: Server, shard_set: Path, cache: CacheConfig) -> None:
@@ -176,8 +183,18 @@ def test_what_fails_twice_on_the_way_is_tried_a_third_time(
     server.faulty = file
     remote = RemoteSet(server.url, cache)
     commit = commits_of(remote)[1]
-    assert remote.tar(commit).read_bytes() == (shard_set / "shards/train/as-train-000000.tar").read_bytes()
+    assert fetch(remote, commit).read_bytes() == (shard_set / "shards/train/as-train-000000.tar").read_bytes()
     assert getattr(server, fault) == 0
+
+
+@pytest.mark.parametrize("status", [400, 403, 410, 451])
+def test_what_would_fail_again_is_asked_once(server: Server, cache: CacheConfig, status: int) -> None:
+    remote = RemoteSet(server.url, cache)
+    commit = commits_of(remote)[1]
+    server.busy, server.status = 99, status
+    with pytest.raises(ShardError, match=r"shards/train/as-train-000000\.tar: cannot be read"):
+        fetch(remote, commit)
+    assert server.tars_asked == 1
 
 
 def test_a_fetch_given_up_names_the_tar_and_leaves_nothing(server: Server, cache: CacheConfig) -> None:
@@ -185,7 +202,7 @@ def test_a_fetch_given_up_names_the_tar_and_leaves_nothing(server: Server, cache
     commit = commits_of(remote)[1]
     server.cut = 99
     with pytest.raises(ShardError, match=r"shards/train/as-train-000000\.tar: cannot be read"):
-        remote.tar(commit)
+        fetch(remote, commit)
     assert server.tars_asked == 1 + cache.retries
     assert cached(cache) == []
 
@@ -205,7 +222,7 @@ def test_a_tar_damaged_at_its_address_is_refused_by_name(
     )
     reason = "SHA-256 differs" if damage == "flipped" else "bytes came, want"
     with pytest.raises(ShardError, match=rf"memory://bucket/set/shards/train/as-train-000000\.tar: .*{reason}"):
-        remote.tar(commit)
+        fetch(remote, commit)
     assert cached(cache) == []
 
 
@@ -259,12 +276,12 @@ def test_the_tars_used_longest_ago_make_room(server: Server, cache: CacheConfig)
     sizes = {commit.name: commit.files[".tar"]["bytes"] for commit in (first, second, third)}
     room = sizes[second.name] + max(sizes[first.name], sizes[third.name])
     remote = RemoteSet(server.url, bounded(cache, room))
-    remote.tar(first)
-    remote.tar(second)
-    remote.tar(first)  # now the second is the one used longest ago
+    fetch(remote, first)
+    fetch(remote, second)
+    fetch(remote, first)  # now the second is the one used longest ago
     fd = remote.open(second)
-    remote.tar(first)
-    remote.tar(third)
+    fetch(remote, first)
+    fetch(remote, third)
     assert cached(cache) == [f"{first.name}.tar", f"{third.name}.tar"]
     assert len(os.pread(fd, 1 << 20, 0)) == sizes[second.name]  # an evicted tar is read to its end
     os.close(fd)
@@ -274,18 +291,18 @@ def test_the_tars_used_longest_ago_make_room(server: Server, cache: CacheConfig)
 def test_a_tar_larger_than_the_cache_is_refused(memory: str, cache: CacheConfig) -> None:
     remote = RemoteSet(memory, bounded(cache, 4096))
     with pytest.raises(ShardError, match=r"as-test-000000\.tar: \d+ bytes; the cache takes 4096; raise max_bytes"):
-        remote.tar(commits_of(remote)[0])
+        fetch(remote, commits_of(remote)[0])
 
 
 def test_what_a_killed_fetch_left_goes_first(memory: str, cache: CacheConfig) -> None:
     remote = RemoteSet(memory, cache)
     first, second, _ = commits_of(remote)
-    kept = remote.tar(first)
+    kept = fetch(remote, first)
     leftover = cache.directory / "tars" / ("0" * 64) / f".x.tar{TEMPORARY_MARK}1-00"
     leftover.parent.mkdir()
     leftover.write_bytes(bytes(100_000))
     room = first.files[".tar"]["bytes"] + second.files[".tar"]["bytes"]
-    RemoteSet(memory, bounded(cache, room)).tar(second)
+    fetch(RemoteSet(memory, bounded(cache, room)), second)
     assert kept.exists()
     assert not leftover.exists()
 
@@ -293,21 +310,21 @@ def test_what_a_killed_fetch_left_goes_first(memory: str, cache: CacheConfig) ->
 def test_a_tar_in_the_cache_of_another_size_is_fetched_again(server: Server, cache: CacheConfig) -> None:
     remote = RemoteSet(server.url, cache)
     commit = commits_of(remote)[0]
-    path = remote.tar(commit)
+    path = fetch(remote, commit)
     whole = path.read_bytes()
     os.truncate(path, 1000)
-    assert remote.tar(commit).read_bytes() == whole
+    assert fetch(remote, commit).read_bytes() == whole
     assert server.tars_asked == 2
 
 
 def test_a_tar_that_is_held_is_not_evicted(memory: str, cache: CacheConfig) -> None:
     first, second, third = commits_of(RemoteSet(memory, cache))
     remote = RemoteSet(memory, bounded(cache, sum(c.files[".tar"]["bytes"] for c in (first, second)) + 1))
-    remote.tar(first)
-    remote.tar(second)
-    with hold_directory(remote.tar(first).parent, wait=True):
-        remote.tar(second)  # newer than the first
-        remote.tar(third)
+    fetch(remote, first)
+    fetch(remote, second)
+    with hold_directory(fetch(remote, first).parent, wait=True):
+        fetch(remote, second)  # newer than the first
+        fetch(remote, third)
     assert f"{first.name}.tar" in cached(cache)
     assert f"{second.name}.tar" not in cached(cache)
 
@@ -361,14 +378,14 @@ def test_readers_that_fight_for_room_stay_within_it_and_read_whole_tars(server: 
 
 def test_a_remote_set_travels_to_another_process(memory: str, cache: CacheConfig) -> None:
     remote = pickle.loads(pickle.dumps(RemoteSet(memory, cache)))
-    assert remote.tar(commits_of(remote)[0]).exists()
+    assert fetch(remote, commits_of(remote)[0]).exists()
 
 
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")  # that is what is tried here
 def test_a_fork_after_the_first_fetch_can_fetch_too(server: Server, cache: CacheConfig) -> None:
     remote = RemoteSet(server.url, cache)
     commit = commits_of(remote)[0]  # file system and its thread are up
-    process = multiprocessing.get_context("fork").Process(target=remote.tar, args=(commit,))
+    process = multiprocessing.get_context("fork").Process(target=remote.open, args=(commit,))
     process.start()
     process.join(60)
     assert process.exitcode == 0
@@ -382,9 +399,9 @@ def test_a_broken_download_is_not_taken_for_the_tar_by_the_next_run(
     commit = commits_of(remote)[1]
     server.cut = 99
     with pytest.raises(ShardError):
-        remote.tar(commit)
+        fetch(remote, commit)
     server.cut = 0
-    assert remote.tar(commit).read_bytes() == (shard_set / "shards/train/as-train-000000.tar").read_bytes()
+    assert fetch(remote, commit).read_bytes() == (shard_set / "shards/train/as-train-000000.tar").read_bytes()
 
 
 def test_a_local_folder_that_is_gone_is_an_error_of_the_cache(memory: str, cache: CacheConfig) -> None:
@@ -402,7 +419,7 @@ def test_limits_that_make_no_sense_are_refused(tmp_path: Path, values: dict[str,
 def test_two_sets_may_hold_the_same_tar(memory: str, server: Server, cache: CacheConfig, shard_set: Path) -> None:
     for url in (memory, server.url):
         remote = RemoteSet(url, cache)
-        remote.tar(commits_of(remote)[0])
+        fetch(remote, commits_of(remote)[0])
     assert server.tars_asked == 0
     assert cached(cache) == ["as-test-000000.tar"]
     shutil.rmtree(shard_set)

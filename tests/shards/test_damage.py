@@ -26,7 +26,7 @@ class Shard:
         self.root = root
         directory = root / "shards" / "train"
         directory.mkdir(parents=True)
-        write_dataset(root, {"plan_sha256": "0" * 64, "seed": 0, "frame": {"sizes_px": [16]}})
+        write_dataset(root, {"seed": 0, "frame": {"sizes_px": [16]}})
         write_shard(directory, [0, 1, 2, 3])
         self.path = {suffix: directory / f"{NAME}{suffix}" for suffix in (*SUFFIXES, COMMIT_SUFFIX)}
         self.path["dataset"] = root / "dataset.json"
@@ -204,7 +204,7 @@ def test_swapped_and_doubled_files_are_found(tmp_path: Path, write_shard: Callab
     root = tmp_path / "set"
     directory = root / "shards" / "train"
     directory.mkdir(parents=True)
-    write_dataset(root, {"plan_sha256": "0" * 64})
+    write_dataset(root, {"seed": 0})
     one, other = write_shard(directory, [0, 1]), write_shard(directory, [2, 3, 4], number=1)
     for suffix in SUFFIXES:
         data = one.path(suffix).read_bytes()

@@ -40,12 +40,10 @@ def ontology(tmp_path: Path) -> Ontology:
     return Ontology.read(write(tmp_path / "ontology.json", ENTRIES))
 
 
-def test_descendants_and_ancestors_include_the_class_itself(ontology: Ontology) -> None:
+def test_descendants_include_the_class_itself(ontology: Ontology) -> None:
     assert ontology.descendants("/m/dog") == {"/m/dog", "/m/bark", "/m/growl"}
     assert ontology.descendants("/m/bark") == {"/m/bark"}
     assert ontology.descendants("/m/animal") == {"/m/animal", "/m/dog", "/m/cat", "/m/bark", "/m/growl", "/m/purr"}
-    assert ontology.ancestors("/m/growl") == {"/m/growl", "/m/dog", "/m/cat", "/m/animal"}
-    assert ontology.ancestors("/m/animal") == {"/m/animal"}
 
 
 @pytest.mark.parametrize("label", ["/m/dog", "Dog", "dog", "DOG", " dog "])
@@ -66,14 +64,12 @@ def test_an_unknown_name_suggests_close_ones(ontology: Ontology) -> None:
         ontology.resolve("growlin")
     with pytest.raises(ShardError, match="there is no class 'xyz'; give a name or MID"):
         ontology.resolve("xyz")
-    for ask in (ontology.name, ontology.descendants, ontology.ancestors, ontology.restrictions):
+    for ask in (ontology.name, ontology.descendants):
         with pytest.raises(ShardError, match="there is no class 'Dog'; resolve names to MIDs first"):
             ask("Dog")
 
 
 def test_restrictions(ontology: Ontology) -> None:
-    assert ontology.restrictions("/m/animal") == {"abstract"}
-    assert ontology.restrictions("/m/dog") == frozenset()
     assert ontology.restricted() == {"/m/animal", "/m/growl"}
 
 
@@ -106,7 +102,7 @@ def test_a_file_that_is_no_ontology_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "ontology.json"
     with pytest.raises(ShardError, match="there is no such ontology"):
         Ontology.read(path)
-    with pytest.raises(ShardError, match="cannot be read"):
+    with pytest.raises(ShardError, match=": a folder, want a file"):
         Ontology.read(tmp_path)
     for data in (b"", b"[", b"\xff\xfe", b"[" * 100_000):
         path.write_bytes(data)
@@ -135,7 +131,6 @@ def test_cycles_are_refused_and_only_cycles(
     ontology = Ontology.read(path)
     for n in range(10):
         assert ontology.descendants(f"/m/{n}") == {f"/m/{b}" for b in reached[n] | {n}}
-        assert ontology.ancestors(f"/m/{n}") == {f"/m/{a}" for a in range(10) if n in reached[a] or a == n}
 
 
 def test_the_real_ontology(folder: Callable[[str], Path]) -> None:
@@ -144,7 +139,7 @@ def test_the_real_ontology(folder: Callable[[str], Path]) -> None:
     dog = ontology.resolve("dog")
     assert dog == "/m/0bt9lr"
     assert {ontology.name(mid) for mid in ontology.descendants(dog)} >= {"Dog", "Bark", "Howl", "Whimper (dog)"}
-    assert "Animal" in {ontology.name(mid) for mid in ontology.ancestors(ontology.resolve("Bark"))}
+    assert ontology.resolve("Bark") in ontology.descendants(ontology.resolve("Animal"))
     assert len(ontology.restricted()) == 89
     with pytest.raises(ShardError, match="did you mean 'Dog'"):
         ontology.resolve("dogs")

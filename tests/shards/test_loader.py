@@ -321,8 +321,8 @@ def test_damaged_clips_are_replaced_and_counted(
 
 
 WRONG: list[tuple[dict[str, Any], str]] = [
-    ({"batch_size": 0}, "batch_size 0: want 1 or more"),
-    ({"workers": -1}, "workers -1: want 0 or more"),
+    ({"batch_size": 0}, "batch_size is 0, want at least 1"),
+    ({"workers": -1}, "workers is -1, want at least 0"),
     ({"rank": 2, "world_size": 2}, "rank 2 of world_size 2: want 0 to 1"),
     ({"shuffle": "window:0"}, "shuffle 'window:0': want full, none or window:N"),
     ({"shuffle": "windows"}, "shuffle 'windows'"),

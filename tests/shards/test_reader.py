@@ -5,6 +5,7 @@ import json
 import logging
 import os
 import pickle
+import re
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -257,6 +258,48 @@ def test_too_much_damage_is_an_error_that_stays(shard_set: Path) -> None:
         shards[0]
 
 
+def num_read(root: Path, **options: Any) -> int:
+    with ClipShards(root, on_error="skip", **options) as shards:
+        return len(shards)
+
+
+@pytest.mark.parametrize(
+    ("cut", "gone"), [(".parquet", ""), ("", ".parquet"), (".commit.json", ""), (".commit.json", ".tar.idx")]
+)
+def test_clips_of_a_shard_that_is_left_out_count_as_skipped(
+    shard_set: Path, caplog: pytest.LogCaptureFixture, cut: str, gone: str
+) -> None:
+    """The shard has 3 clips of 9; without commit and index it counts as much as the largest other, which has 4."""
+    stem, lost = str(shard_set / "shards/train/as-train-000001"), 4 if cut and gone else 3
+    if cut:
+        Path(stem + cut).write_bytes(Path(stem + cut).read_bytes()[:-7])
+    if gone:
+        Path(stem + gone).unlink()
+    counted = rf"{lost} of {6 + lost} clips are damaged \({lost} of them in shards left out\), more than"
+    for share in (0.05, 0.3):
+        with pytest.raises(ShardError, match=f"{counted} .*; the last: {re.escape(stem + (cut or gone))}"):
+            num_read(shard_set, max_skipped=share)
+    caplog.clear()
+    assert num_read(shard_set, max_skipped=0.4) == 6
+    assert caplog.text.count("leaving out a shard of") == caplog.text.count(f"of {lost} clips: {stem}") == 1
+    assert num_read(shard_set, split="test") == 2, "another split has lost nothing"
+
+
+def test_lost_shards_and_damaged_clips_count_together(shard_set: Path) -> None:
+    (shard_set / "shards/train/as-train-000001.parquet").unlink()
+    tar_of(shard_set).unlink()
+    with ClipShards(shard_set, on_error="skip", max_skipped=0.45) as shards, pytest.raises(ShardError) as raised:
+        shards[0]
+    assert "5 of 9 clips are damaged (3 of them in shards left out), more than max_skipped allows" in str(raised.value)
+    with ClipShards(shard_set, on_error="skip", max_skipped=0.6) as shards:
+        assert len(list(shards)) == 6 and len(shards.skipped) == 2
+    with (
+        ClipShards(shard_set, on_error="skip", max_skipped=0.45, where=pc.field("split") == "test") as shards,
+        pytest.raises(ShardError, match=r"of 3 clips are damaged \(1 of them"),
+    ):
+        shards[0]
+
+
 def labelled_set(root: Path, make_clip: MakeClip, labels: list[list[str] | None]) -> Path:
     (root / "shards" / "train").mkdir(parents=True)
     write_json(root / "dataset.json", {"format": FORMAT_VERSION})
@@ -284,9 +327,11 @@ def test_labels_select_letter_by_letter_without_an_ontology(tmp_path: Path, make
     assert chosen(root, labels=("/m/dog", "own words")) == [0, 5]
     assert chosen(root, exclude_labels=("/m/speech",)) == [1, 2, 3, 5]
     assert chosen(root, labels=("/m/dog", "/m/bark"), exclude_labels=("/m/speech",)) == [1]
-    for selection in ({"labels": ("Dog",)}, {"labels": ("/m/dog",), "exclude_labels": ("/m/speech",)}):
-        with pytest.raises(ShardError, match=r"no clip with .*it has 4 labels: /m/speech \(2\), /m/bark \(1\)"):
-            chosen(root, **selection)
+    with pytest.raises(ShardError, match=r"no clip with .*it has 4 labels: /m/speech \(2\), /m/bark \(1\)"):
+        chosen(root, labels=("/m/dog",), exclude_labels=("/m/speech",))
+    for choice in ("labels", "exclude_labels"):
+        with pytest.raises(ShardError, match=r"set: no clip has the label 'Dog'; did you mean '/m/dog'\?"):
+            chosen(root, **{choice: ("/m/bark", "Dog")})
 
 
 def test_labels_stand_for_all_below_them_with_an_ontology(tmp_path: Path, make_clip: MakeClip) -> None:

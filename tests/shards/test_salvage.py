@@ -132,6 +132,44 @@ def test_a_sidecar_that_its_commit_contradicts_is_worth_nothing(commit: Commit) 
     assert not salvage(commit.directory, commit.name)
 
 
+@pytest.mark.parametrize("harm", ["sidecar gone", "sidecar cut", "commit cut too"])
+def test_a_tar_that_its_commit_names_is_whole_whatever_became_of_the_sidecar(
+    commit: Commit, make_clip: MakeClip, harm: str
+) -> None:
+    path = commit.path(".parquet")
+    path.write_bytes(path.read_bytes()[:-9])
+    if harm == "sidecar gone":
+        path.unlink()
+    elif harm == "commit cut too":
+        commit.path(COMMIT_SUFFIX).write_bytes(commit.path(COMMIT_SUFFIX).read_bytes()[:-40])
+    found = salvage(commit.directory, commit.name)
+    assert not found and found.failed == {}
+    assert {key: parse_members(span(), key) for key, span in found.bare.items()} == dict(map(make_clip, NUMBERS))
+
+
+@pytest.mark.parametrize("place", [3, 600, -1])
+def test_a_tar_that_has_changed_has_no_sample_without_its_sidecar(commit: Commit, place: int) -> None:
+    commit.path(".parquet").unlink()
+    flip(commit.path(".tar"), place)
+    assert salvage(commit.directory, commit.name).bare == {}
+
+
+def test_media_are_known_of_lost_clips_only_from_a_sidecar_that_is_vouched_for(
+    commit: Commit, make_clip: MakeClip
+) -> None:
+    rows = [row | {"src_sha256": "ab" * 32} for row in pq.read_table(commit.path(".parquet")).to_pylist()]
+    table = pq.read_table(commit.path(".parquet")).from_pylist(rows, schema=SIDECAR_SCHEMA)
+    pq.write_table(table, commit.path(".parquet"))
+    commit.files[".parquet"] = describe_file(commit.path(".parquet"))
+    write_commit(commit)
+    lost = make_clip(2)[0]
+    flip(commit.path(".tar"), commit.path(".tar").read_bytes().index(lost.encode()) + 700)
+    assert salvage(commit.directory, commit.name).media == {lost: "ab" * 32}
+    commit.path(COMMIT_SUFFIX).write_bytes(b"{")
+    found = salvage(commit.directory, commit.name)
+    assert (found.lost, found.media) == ([lost], {})
+
+
 def test_a_damaged_commit_still_vouches_for_the_sidecar_that_it_names(commit: Commit) -> None:
     path = commit.path(COMMIT_SUFFIX)
     before = {suffix: commit.path(suffix).read_bytes() for suffix in ALL}

@@ -1,6 +1,7 @@
 """Checks that every kind of damage is found and named, and told apart from what is merely not there."""
 
 import errno
+import hashlib
 import io
 import json
 import os
@@ -19,24 +20,41 @@ from PIL import Image
 from unibrivl.shards import SAMPLE_RATE, ShardError, ShardWriter, make_key, open_catalog
 from unibrivl.shards import commit as commit_module
 from unibrivl.shards.atomic import write_json
-from unibrivl.shards.catalog import compact, write_dataset
-from unibrivl.shards.commit import SUFFIXES, Commit, describe_file, parse_commit, write_commit
+from unibrivl.shards.catalog import compact, read_dataset, write_dataset
+from unibrivl.shards.commit import SUFFIXES, Commit, committed_paths, describe_file, parse_commit, write_commit
+from unibrivl.shards.planfile import PLAN_FILE, PlanFile, plan_sha256, read_plan_file, write_plan_file
+from unibrivl.shards.schema import PLAN_SCHEMA
 from unibrivl.shards.sidecar import in_threads
 from unibrivl.shards.tarindex import END_OF_TAR, write_index
 from unibrivl.shards.verify import LEVELS, VerifyReport, verify
 
 Members = dict[str, bytes]
-PLAN = "0" * 64
 SHARD = "as-train-000000"
+NAMES = ["as-test-000000", SHARD, "as-train-000001"]
+
+
+def plan_of(shards: list[str]) -> PlanFile:
+    """Return a plan of two clips a shard."""
+    numbers = range(2 * len(shards))
+    names = ("corpus", "media_id", "source", "group", "caption", "language", "license")
+    columns: dict[str, list[Any]] = {name: [f"{name} {n}" for n in numbers] for name in names}
+    columns |= {"start_ms": list(numbers), "end_ms": [n + 1 for n in numbers], "split": ["train" for _ in numbers]}
+    columns |= {"labels": [["x"] for _ in numbers], "events": [[] for _ in numbers]}
+    table, counts = pa.table(columns, schema=PLAN_SCHEMA), tuple((name, 2) for name in shards)
+    return PlanFile(table, counts, plan_sha256(table, counts))
+
+
+PLAN = plan_of(NAMES).sha256
 
 
 @pytest.fixture
 def root(shard_set: Path) -> Path:
     """Return a set without a fault: three shards, a plan of four, 16 px pictures."""
-    write_dataset(shard_set, {"plan_sha256": PLAN, "frame": {"sizes_px": [16]}})
     (shard_set / "plan").mkdir()
-    names = ["as-test-000000", "as-train-000000", "as-train-000001", "as-train-000001"]
-    pq.write_table(pa.table({"key": list("abcd"), "shard": names}), shard_set / "plan" / "plan-00000.parquet")
+    write_plan_file(plan_of(NAMES), shard_set / PLAN_FILE)
+    for path in committed_paths(shard_set):
+        write_commit(replace(parse_commit(path), plan_sha256=PLAN))
+    write_dataset(shard_set, {"plan_sha256": PLAN, "frame": {"sizes_px": [16]}})
     return shard_set
 
 
@@ -157,15 +175,78 @@ def test_leftovers_and_strangers_are_no_damage(root: Path) -> None:
     assert report.advice(root) == "1 planned shards are not made yet, run the same `unibrivl ingest` again"
 
 
-def test_every_plan_file_counts(root: Path) -> None:
-    pq.write_table(pa.table({"shard": ["as-train-r01-000000"]}), root / "plan" / "retry-01.parquet")
-    assert verify(root).missing_planned == ("as-train-r01-000000",)
+@pytest.mark.parametrize("level", LEVELS)
+def test_every_plan_file_counts(root: Path, level: str) -> None:
+    write_plan_file(plan_of(["as-train-r01-000000"]), root / "plan" / "retry-01.parquet")
+    assert verify(root, level=level).missing_planned == ("as-train-r01-000000",)
     (root / "plan" / "retry-01.parquet").write_bytes(b"PAR1")
     pq.write_table(pa.table({"key": ["a"]}), root / "plan" / "retry-02.parquet")
-    report = verify(root)
+    report = verify(root, level=level)
     assert [name for name, _ in found(report)] == ["retry-01.parquet", "retry-02.parquet"]
     assert report.ok == 3 and not report.is_whole
-    assert "is no readable plan" in report.advice(root)
+    assert "is damaged (not a plan that can be read" in report.advice(root)
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("change", ["gone", "empty", "cut", "another"])
+def test_a_lost_plan_is_damage(root: Path, change: str, level: str) -> None:
+    path = root / "plan" / "plan-00000.parquet"
+    data = path.read_bytes()
+    if change == "another":
+        write_plan_file(plan_of([SHARD]), path)
+    elif change == "gone":
+        path.unlink()
+    else:
+        path.write_bytes(data[: len(data) // 2] if change == "cut" else b"")
+    report = verify(root, level=level)
+    ((name, reason),) = found(report)
+    assert name == path.name and reason.startswith("is missing; " if change == "gone" else "is damaged (")
+    assert reason.endswith("run the same `unibrivl ingest` again, it writes the plan anew")
+    assert report.ok == 3 and report.damaged_shards == () and not report.is_whole
+    assert report.as_dict()["damaged"] == [{"path": str(path), "reason": reason, "shard": None}]
+    assert report.advice(root) == f"{path} {reason}"
+
+
+def test_any_flipped_byte_of_a_plan_is_seen_or_changes_nothing(root: Path) -> None:
+    """Parquet has bytes that mean nothing here, such as who wrote the file; every clip is hashed."""
+    path = root / "plan" / "plan-00000.parquet"
+    data, before = path.read_bytes(), read_plan_file(path)
+    unseen = 0
+    for place in range(0, len(data), 7):
+        path.write_bytes(data[:place] + bytes([data[place] ^ 0x10]) + data[place + 1 :])
+        if not verify(root).damaged:
+            unseen += 1
+            assert read_plan_file(path) == before
+    assert unseen < len(data) / 7 / 2
+
+
+def test_a_patch_shard_needs_the_plan_of_its_round(root: Path) -> None:
+    with ShardWriter(root / "shards" / "train", "as-train-r02-000000") as writer:
+        row = {"key": "as_gone_000000001", "split": "train", "status": "failed", "error_code": "media.no_audio"}
+        writer.commit(split="train", plan_sha256=PLAN, rows=[row])
+    ((name, reason),) = found(verify(root))
+    assert (name, reason) == ("retry-02.parquet", f"is missing; `unibrivl shards repair {root}` writes it again")
+    write_plan_file(plan_of(["as-train-r02-000000"]), root / "plan" / "retry-02.parquet")
+    assert verify(root).is_whole
+
+
+@pytest.mark.parametrize("is_noted", [True, False])
+def test_damage_of_the_ontology_is_found(root: Path, is_noted: bool) -> None:
+    path, data = root / "ontology.json", b'[{"id": "/m/dog", "name": "Dog", "child_ids": []}]'
+    path.write_bytes(data)
+    dataset = read_dataset(root)
+    noted = {"ontology_sha256": hashlib.sha256(data).hexdigest()} if is_noted else {}
+    write_dataset(root, {name: value for name, value in dataset.items() if name != "format"} | noted)
+    assert verify(root).is_whole
+    path.write_bytes(data[:-1])
+    ((name, reason),) = found(verify(root, level="size"))
+    assert name == "ontology.json" and reason.startswith("is damaged") and "with its --ontology" in reason
+    path.write_bytes(data.replace(b"Dog", b"Dot"))
+    assert bool(verify(root).damaged) == is_noted
+    path.unlink()
+    assert [reason for _, reason in found(verify(root))] == (
+        ["is missing; run the same `unibrivl ingest` again with its --ontology"] if is_noted else []
+    )
 
 
 @pytest.mark.parametrize("change", ["gone", "cut", "flip", "unsealed", "space", "text"])
@@ -387,7 +468,7 @@ def test_many_shards_are_looked_at_in_order_whatever_the_threads(
     root: Path, write_shard: Callable[..., Commit]
 ) -> None:
     for number in range(2, 40):
-        write_shard(root / "shards" / "train", [number], number=number)
+        write_shard(root / "shards" / "train", [number], number=number, plan=PLAN)
     for number in (3, 17, 39):
         (root / "shards" / "train" / f"as-train-{number:06d}.tar").unlink()
     report = verify(root)

@@ -13,9 +13,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute
 
+from ..shards.arrays import array_of, numpy_of, text_scalar
 from ..shards.schema import EVENTS_TYPE, MEDIA_ID_PATTERN
-from .clips import CLIP_SCHEMA, Clip, Event, array_of, numpy_of, text_scalar
-from .rows import MAX_SECONDS, columns, labels_in, number, span_ms, split_fields
+from .clips import CLIP_SCHEMA, Clip, Event
+from .list_rows import MAX_SECONDS, columns, labels_in, number, span_ms, split_fields
 
 pc: Any = pyarrow.compute  # its functions are made at run time, unknown to type checkers
 

@@ -10,10 +10,10 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from unibrivl.ingest.clips import Clip, Event, clips_of
-from unibrivl.ingest.dialects import AUDIOSET, DIALECTS, STRONG, VGGSOUND, VGGSOUND_FILES, Dialect, read_quickly
 from unibrivl.ingest.errors import ListError
+from unibrivl.ingest.list_dialects import AUDIOSET, DIALECTS, STRONG, VGGSOUND, VGGSOUND_FILES, Dialect, read_quickly
+from unibrivl.ingest.list_rows import Lines
 from unibrivl.ingest.lists import ClipList, read_list
-from unibrivl.ingest.rows import Lines
 
 STRONG_LIST = """\
 segment_id\tstart_time_seconds\tend_time_seconds\tlabel

@@ -6,8 +6,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute
 
+from ..shards.arrays import array_of, numpy_of
+from ..shards.planfile import keys_of
 from ..shards.schema import EVENTS_TYPE
-from .clips import CLIP_SCHEMA, array_of, keys_of, numpy_of
+from .clips import CLIP_SCHEMA
 
 pc: Any = pyarrow.compute  # its functions are made at run time, unknown to type checkers
 

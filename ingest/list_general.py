@@ -16,9 +16,9 @@ import pyarrow.parquet as pq
 
 from ..shards.schema import MEDIA_ID_PATTERN, SPLIT_PATTERN
 from .clips import BATCH_ROWS, Clip
-from .dialects import Dialect
 from .errors import ListError
-from .rows import columns, labels_in, span_ms, split_fields, without_empty_tail
+from .list_dialects import Dialect
+from .list_rows import columns, labels_in, span_ms, split_fields, without_empty_tail
 
 COLUMNS = (
     "id", "path", "url", "start", "end", "labels", "caption", "split", "group", "language", "license",
