@@ -18,7 +18,7 @@ from .ingest.commands import ingest, sample
 from .ingest.console import Json, bar, print_json, print_table, usage
 from .ingest.shards_commands import app as shards
 from .model.commands import app as model
-from .model.train_command import embed, train
+from .model.train_command import Moved, embed, train
 
 PANEL = "From video to answers"
 
@@ -68,6 +68,7 @@ def index(
     run: Annotated[Path, typer.Argument(help="A trained run.")],
     shards: Annotated[Path, typer.Argument(help="Shard set to index.")],
     out: Annotated[Path, typer.Option(help="Folder of the index.")],
+    image_tower: Moved = None,
     as_json: Json = False,
 ) -> None:
     """Embed every clip's sound and picture and publish them as a searchable index.
@@ -77,7 +78,7 @@ def index(
     from .index.build import IndexConfig, build_index
 
     with bar("index") as step:
-        result = build_index(IndexConfig(run=run, shards=shards, out=out), step)
+        result = build_index(IndexConfig(run=run, shards=shards, out=out, image_tower=image_tower), step)
     if as_json:
         print_json({"index": str(out), "snapshot": result.snapshot, "items": result.items, "built": result.built})
     else:
@@ -93,6 +94,7 @@ def query(
     to: Annotated[Target, typer.Option(help="What to search.")] = Target.both,
     k: Annotated[int, typer.Option("-k", help="Answers a list.")] = 10,
     run: Annotated[Path | None, typer.Option(help="Folder of the run, if it was moved.")] = None,
+    image_tower: Moved = None,
     as_json: Json = False,
     html: Annotated[Path | None, typer.Option(help="Write a page with pictures and players.")] = None,
 ) -> None:
@@ -104,7 +106,7 @@ def query(
     from .shards.checks import check_file
 
     with usage():
-        config = QueryConfig(index=index, audio=audio, image=image, to=to.value, k=k, run=run)
+        config = QueryConfig(index=index, audio=audio, image=image, to=to.value, k=k, run=run, image_tower=image_tower)
     if html is not None:
         check_file(html, UnibrivlError)
     result = run_query(config)

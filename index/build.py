@@ -27,6 +27,8 @@ class IndexConfig:
     """The shard set to index, every split of it."""
     out: Path
     """Folder of the index."""
+    image_tower: str | None = None
+    """The image tower's name where its weights lie now, if they were moved."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +55,7 @@ def build_index(config: IndexConfig, progress: Progress = lambda done, total, te
         IndexStoreError: `out` cannot be written.
     """
     started = time.monotonic()
-    encoder = load_encoder(config.run)
+    encoder = load_encoder(config.run, config.image_tower)
     manifest = _describe(config, encoder)
     with writing(config.out):
         found = _same(config.out, manifest)

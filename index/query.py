@@ -32,6 +32,8 @@ class QueryConfig:
     k: int = 10
     run: Path | None = None
     """Where the run lies, if it was moved."""
+    image_tower: str | None = None
+    """The image tower's name where its weights lie now, if they were moved."""
 
     def __post_init__(self) -> None:
         """Refuse what cannot be asked."""
@@ -82,7 +84,7 @@ class QueryResult:
         return asdict(self)
 
 
-def open_encoder(snapshot: Snapshot, run: Path | None = None) -> Encoder:
+def open_encoder(snapshot: Snapshot, run: Path | None = None, image_tower: str | None = None) -> Encoder:
     """Load the encoder of an index and make sure that it is the one that built it.
 
     Raises:
@@ -90,7 +92,7 @@ def open_encoder(snapshot: Snapshot, run: Path | None = None) -> Encoder:
         CheckpointError: the run is missing or damaged.
     """
     place = run or (snapshot.root / snapshot.manifest["run"]).resolve()
-    encoder = load_encoder(place)
+    encoder = load_encoder(place, image_tower)
     built = snapshot.manifest["encoder"]
     for modality, fingerprint in encoder.fingerprints().items():
         if fingerprint != built["fingerprints"][modality]:
@@ -117,7 +119,7 @@ def run_query(config: QueryConfig) -> QueryResult:
     """
     marks = [("open", time.perf_counter())]
     snapshot = open_snapshot(config.index)
-    encoder = open_encoder(snapshot, config.run)
+    encoder = open_encoder(snapshot, config.run, config.image_tower)
     marks.append(("decode", time.perf_counter()))
     if config.audio is not None:
         sound = read_sound(config.audio)

@@ -38,6 +38,8 @@ class EmbedConfig:
     """One split; None: every one."""
     which: str = "last"
     """Checkpoint of the run: `last`, or `best` in validation."""
+    image_tower: str | None = None
+    """The image tower's name where its weights lie now, if they were moved."""
 
     def __post_init__(self) -> None:
         """Refuse a checkpoint that no run has."""
@@ -64,7 +66,7 @@ def embed_set(
         CheckpointError, ShardError: the run or the shards are missing or damaged.
         TrainError: `out` holds something else.
     """
-    encoder = load_encoder(config.run, which=config.which)
+    encoder = load_encoder(config.run, config.image_tower, which=config.which)
     about = {"format": EMBEDDINGS_FORMAT, "dim": encoder.dim, "fingerprints": encoder.fingerprints()}
     with ClipShards(config.shards, split=config.split) as clips:
         _claim(config.out, about)

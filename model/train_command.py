@@ -8,6 +8,7 @@ import typer
 from .. import UnibrivlError
 from ..ingest.console import Json, bar, print_json, print_table, usage
 
+Moved = Annotated[str | None, typer.Option(help="Its name where its weights lie now, such as brivl-b5:DIR.")]
 PRESET = "(default: the preset's, or {})"
 
 
@@ -141,6 +142,7 @@ def embed(
     out: Annotated[Path, typer.Option(help="Folder for one Parquet file a shard.")],
     split: Annotated[str | None, typer.Option(help="Part of the shard set. (default: all)")] = None,
     checkpoint: Annotated[str, typer.Option(help="last, or best in validation.")] = "last",
+    image_tower: Moved = None,
     as_json: Json = False,
 ) -> None:
     """Write the embeddings of every clip's sound and picture as Parquet; run it again to finish.
@@ -152,7 +154,7 @@ def embed(
     from .embed_set import EmbedConfig, embed_set
 
     with usage():
-        config = EmbedConfig(run=run, shards=shards, out=out, split=split, which=checkpoint)
+        config = EmbedConfig(run=run, shards=shards, out=out, split=split, which=checkpoint, image_tower=image_tower)
     with bar("embed", unit="clips") as step:
         result = embed_set(config, step)
     if as_json:
