@@ -44,7 +44,8 @@ class MemoryWatch:
     def growth_mb(self) -> float | None:
         """Return how much the worker that grew most has grown, in MB; None if none was seen long enough.
 
-        Of a worker's life: the median of its last tenth less that of its second tenth (the first is its start).
+        Of a worker's life: the median of its last tenth less that of its third, when it has started and committed its
+        first shard.
         """
         growths = [_growth(series) for series in self._workers() if len(series) >= MIN_GROWTH_SAMPLES]
         return round(max(growths) / 1e6, 2) if growths else None
@@ -61,7 +62,7 @@ class MemoryWatch:
 
 def _growth(series: list[int]) -> float:
     tenth = len(series) // 10
-    return median(series[-tenth:]) - median(series[tenth : 2 * tenth])
+    return median(series[-tenth:]) - median(series[2 * tenth : 3 * tenth])
 
 
 def _descendants(pid: int) -> Iterator[int]:

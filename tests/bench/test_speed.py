@@ -151,6 +151,6 @@ def test_a_worker_that_grows_is_seen_to_grow() -> None:
     growing, steady, short = (watch.growth_mb() for watch in watches)
     assert short is None  # it has hardly done anything but start
     assert growing is not None and steady is not None
-    assert 20 < growing < 70  # 60 MB, less what lies before the second tenth and behind the last
+    assert 20 < growing < 70  # 60 MB, less what lies before the third tenth and behind the last
     assert abs(steady) < 5
     assert MemoryWatch().growth_mb() is None and MemoryWatch().as_dict()["workers"] == 0
