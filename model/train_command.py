@@ -93,6 +93,8 @@ def _train_one(config: Any, as_json: bool) -> None:
 
 
 def _train_grid(config: Any, path: Path, as_json: bool) -> None:
+    from dataclasses import asdict
+
     from .grid import read_grid, run_grid
     from .train import is_writer
     from .train import train as run
@@ -111,19 +113,19 @@ def _train_grid(config: Any, path: Path, as_json: bool) -> None:
         found = run_grid(config, points, train_point, writes=is_writer(), report=count)
     if not is_writer():
         return
-    _print_grid(config, found, as_json)
+    figures = {"grid": str(config.out), "best_by": config.best_by, "points": [asdict(point) for point in found]}
+    if not as_json:
+        _print_grid(found)
     failed = [point for point in found if point.state == "failed"]
     if failed:
-        raise UnibrivlError(f"{len(failed)} of {len(found)} runs failed; {failed[0].name}: {failed[0].reason}")
-
-
-def _print_grid(config: Any, points: list[Any], as_json: bool) -> None:
-    from dataclasses import asdict
-
+        raise UnibrivlError(
+            f"{len(failed)} of {len(found)} runs failed; {failed[0].name}: {failed[0].reason}", figures=figures
+        )
     if as_json:
-        print_json({"grid": str(config.out), "best_by": config.best_by, "points": [asdict(point) for point in points]})
-        return
+        print_json(figures)
 
+
+def _print_grid(points: list[Any]) -> None:
     def figure(point: Any, name: str) -> str:
         return f"{point.figure(name):.3f}" if point.validation else "-"
 

@@ -58,7 +58,7 @@ def test_the_real_esc10_is_read_whole(folder: Callable[[str], Path]) -> None:
     assert data.listed == len(data.sounds) == 400 and len(data.names) == 10
     assert np.bincount(data.folds).tolist() == [0, 80, 80, 80, 80, 80]
     assert np.bincount(data.targets).tolist() == [40] * 10
-    assert all(0.7 < len(sound) / 80_000 < 1.02 for sound in data.sounds)
+    assert sum(abs(len(sound) / 80_000 - 1) < 0.02 for sound in data.sounds) > 380  # a few were cut shorter
 
 
 def test_each_fold_is_measured_with_a_tower_that_met_the_others_only(

@@ -47,7 +47,7 @@ def test_without_out_nothing_is_written(checkpoint: Path, tmp_path: Path, monkey
 def test_mistakes_of_usage_and_of_files_are_told_apart(checkpoint: Path, tmp_path: Path) -> None:
     run = CliRunner().invoke
     usage = run(app, ["import", "wav2clip", str(checkpoint), "--image-px", "360"])
-    assert usage.exit_code == 2 and "image_px is of brivl" in usage.output
+    assert usage.exit_code == 2 and "--image-px is of brivl" in usage.output
     assert run(app, ["import", "bert", str(checkpoint)]).exit_code == 2
     for words in (["import", "brivl", str(checkpoint)], ["info", str(tmp_path)], ["import", "brivl", str(tmp_path)]):
         failed = run(app, words)

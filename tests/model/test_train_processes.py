@@ -78,8 +78,10 @@ def kill_at(config: TrainConfig, world: int, step: int, delay_s: float) -> None:
         time.sleep(delay_s)
         for process in processes:
             process.kill()
+        for process in processes:
             process.join()
-        assert [process.exitcode for process in processes] == [-signal.SIGKILL] * world
+        # another process may have failed by then: its partner was gone
+        assert processes[0].exitcode == -signal.SIGKILL and all(process.exitcode for process in processes)
 
 
 @pytest.fixture
