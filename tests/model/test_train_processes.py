@@ -115,6 +115,17 @@ def test_killed_at_random_and_run_again_is_bit_for_bit_undisturbed(
 
 
 @pytest.mark.slow
+def test_a_queue_smaller_than_the_step_of_all_processes_is_one_line(
+    config: TrainConfig, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with started(dataclasses.replace(config, loss=LossConfig(queue_size=5)), 2) as processes:
+        for process in processes:
+            process.join(DEADLINE_S)
+        assert all(process.exitcode for process in processes)  # the first to end may tear the others from a barrier
+    assert "loss.queue_size is 5, smaller than the 8 clips that 2 processes make" in capfd.readouterr().err
+
+
+@pytest.mark.slow
 def test_two_processes_train_on_all_clips_and_share_the_batch(config: TrainConfig, tmp_path: Path) -> None:
     run_to_its_end(config, 2)
     state = read_state(config.out)
