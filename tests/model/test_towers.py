@@ -73,7 +73,7 @@ def trained_against(run: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> No
     model, state = embed.load_model(run)
     facts = state.facts | {"image_fingerprint": image_tower(name).fingerprint}
     changed = dataclasses.replace(state, config=state.config | {"image_tower": name}, facts=facts)
-    monkeypatch.setattr(embed, "load_model", lambda path: (model, changed))
+    monkeypatch.setattr(embed, "load_model", lambda path, which: (model, changed))
 
 
 def test_moved_weights_are_found_when_named(run: Path, weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
