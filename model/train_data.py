@@ -64,6 +64,11 @@ def prepare_data(
             f"{config.shards} has {len(train)} clips to train on, fewer than a batch of {step}; "
             "pass a smaller --batch-size"
         )
+    if 0 < config.loss.queue_size < step:
+        raise TrainError(
+            f"loss.queue_size is {config.loss.queue_size}, smaller than the {step} clips that "
+            f"{accelerator.num_processes} processes make a step of; take a larger queue or smaller batches"
+        )
     images = FrozenImages(clips, tower, seed=config.seed, num_draws=config.image_draws)
     done, total = 0, len(clips) * (1 + config.image_draws) // accelerator.num_processes
 

@@ -321,8 +321,8 @@ def test_training_leaves_the_image_tower_alone(
     built = []
     from unibrivl.model import train as module
 
-    def keep(name: str, **place: Any):
-        built.append(towers.image_tower(name, **place))
+    def keep(name: str, **options: Any):
+        built.append(towers.image_tower(name, **options))
         return built[-1]
 
     monkeypatch.setattr(module, "image_tower", keep)

@@ -39,7 +39,11 @@ def work(rank: int, world: int, port: int, config: TrainConfig, pause_s: float) 
             "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world), "LOCAL_WORLD_SIZE": str(world),
             "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
         }  # fmt: skip
-    train(config, lambda done, total, text: time.sleep(pause_s))
+    try:
+        train(config, lambda done, total, text: time.sleep(pause_s))
+    except TrainError as e:  # standard error is that of the server, which may be of an earlier test
+        config.out.with_name(f"error-{rank}").write_text(str(e))
+        raise
 
 
 @contextmanager
@@ -114,6 +118,16 @@ def test_killed_at_random_and_run_again_is_bit_for_bit_undisturbed(
     assert_same_run(config.out, undisturbed.out)
     tensors = load_file(config.out / CHECKPOINT_FILE)
     assert tensors["model.queues.filled"] == 11 and {"model.key_g.0.weight", "model.queues.ids"} <= tensors.keys()
+
+
+@pytest.mark.slow
+def test_a_queue_smaller_than_the_step_of_all_processes_is_one_line(config: TrainConfig) -> None:
+    with started(dataclasses.replace(config, loss=LossConfig(queue_size=5)), 2) as processes:
+        for process in processes:
+            process.join(DEADLINE_S)
+        assert all(process.exitcode for process in processes)
+    told = [path.read_text() for path in config.out.parent.glob("error-*")]  # the first may tear the other away
+    assert told and all("queue_size is 5, smaller than the 8 clips that 2 processes make" in line for line in told)
 
 
 @pytest.mark.slow
