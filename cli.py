@@ -14,8 +14,8 @@ import typer
 
 from . import UnibrivlError, __version__
 from .bench.commands import app as bench
+from .console import Json, bar, print_json, print_table, usage
 from .ingest.commands import ingest, sample
-from .ingest.console import Json, bar, print_json, print_table, usage
 from .ingest.shards_commands import app as shards
 from .model.commands import app as model
 from .model.train_command import Moved, embed, train

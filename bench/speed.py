@@ -239,6 +239,13 @@ def working_folder(work: Path | None) -> Iterator[Path]:
         yield Path(path).resolve()
 
 
+def fill_in(config: Any, sizes: Mapping[str, Any]) -> None:
+    """Give the fields of a frozen configuration that were left open (None) the sizes of a quick or a full run."""
+    for name, value in sizes.items():
+        if getattr(config, name) is None:
+            object.__setattr__(config, name, value)
+
+
 def spread(values: Sequence[float]) -> dict[str, float]:
     """Return least, middle and most of the repeats."""
     return {"min": figure(min(values)), "median": figure(median(values)), "max": figure(max(values))}

@@ -33,6 +33,7 @@ from .speed import (
     Finished,
     Progress,
     figure,
+    fill_in,
     last_core,
     no_progress,
     ratio,
@@ -88,9 +89,7 @@ class IngestSpeedConfig:
 
     def __post_init__(self) -> None:
         """Fill in what was left open; refuse what cannot be measured."""
-        for name, value in (QUICK if self.quick else FULL).items():
-            if getattr(self, name) is None:
-                object.__setattr__(self, name, value)
+        fill_in(self, QUICK if self.quick else FULL)
         check_ranges(
             self, media=(1, None), repeats=(1, None), shard_clips=(1, None), shards=(1, None), memory_clips=(0, None)
         )

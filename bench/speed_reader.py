@@ -30,6 +30,7 @@ from .speed import (
     Conversation,
     Progress,
     figure,
+    fill_in,
     last_core,
     no_progress,
     ratio,
@@ -76,9 +77,7 @@ class ReaderSpeedConfig:
 
     def __post_init__(self) -> None:
         """Fill in what was left open; refuse what cannot be measured."""
-        for name, value in (QUICK if self.quick else FULL).items():
-            if getattr(self, name) is None:
-                object.__setattr__(self, name, value)
+        fill_in(self, QUICK if self.quick else FULL)
         check_ranges(self, **dict.fromkeys(FULL, (1, None)))
 
 

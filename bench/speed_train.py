@@ -22,6 +22,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from ..shards.checks import check_ranges
 from .environment import environment
 from .errors import BenchError
 from .speed import (
@@ -29,6 +30,7 @@ from .speed import (
     Conversation,
     Progress,
     figure,
+    fill_in,
     last_core,
     no_progress,
     ratio,
@@ -81,15 +83,13 @@ class TrainSpeedConfig:
 
     def __post_init__(self) -> None:
         """Fill in what was left open; refuse what cannot be measured."""
-        for name, value in (QUICK if self.quick else FULL).items():
-            if getattr(self, name) is None:
-                object.__setattr__(self, name, value)
+        fill_in(self, QUICK if self.quick else FULL)
         if self.device not in ("auto", "cpu"):
             raise ValueError(f"device is {self.device!r}, want 'auto' or 'cpu'")
-        for name, least in (("frames", 2), ("repeats", 1), ("batch", 2), ("layers", 1), ("gpu_batch", 2),
-                            ("gpu_steps", 5)):  # fmt: skip
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} is {getattr(self, name)}, want at least {least}")
+        check_ranges(
+            self, frames=(2, None), repeats=(1, None), batch=(2, None), layers=(1, None), gpu_batch=(2, None),
+            gpu_steps=(5, None),
+        )  # fmt: skip
 
 
 QUICK = {"repeats": 3, "batch": 2, "layers": 6, "gpu_batch": 32, "gpu_steps": 20}

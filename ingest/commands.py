@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from .console import Json, bar, count_clips, print_json, usage
+from ..console import Json, bar, count_clips, print_json, usage
 from .options import (
     ClipTimeout,
     Cookies,

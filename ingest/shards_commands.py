@@ -2,12 +2,12 @@
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from .. import UnibrivlError
-from .console import Json, bar, count_clips, print_json, print_table, usage
+from ..console import Json, bar, count_clips, print_json, print_table, usage
 from .options import (
     ClipTimeout,
     Cookies,
@@ -82,6 +82,11 @@ def shards_repair(
         result = run(
             RepairConfig(root=root, engine=engine, ffmpeg=ffmpeg, accept_loss=accept_loss), count_clips(step, 0)
         )
+    _tell_repair(root, result, as_json)
+
+
+def _tell_repair(root: Path, result: Any, as_json: bool) -> None:
+    """Print what a repair brought; what it could not bring is an error."""
     if not as_json:
         typer.echo(f"{result.damaged} shards were damaged; {result.identical} are again as committed, bit for bit")
         for plan in result.plans:

@@ -17,8 +17,8 @@ from unibrivl import (
     __version__,
     cli,
 )
+from unibrivl.console import print_table
 from unibrivl.index.errors import IndexStoreError
-from unibrivl.ingest.console import print_table
 from unibrivl.model.checkpoint import read_state
 from unibrivl.shards import ClipShards
 

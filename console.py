@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from .. import UnibrivlError
+from . import UnibrivlError
 
 FIELDS = {"holds": "media_holds", "prefix": "media_url"}
 """Fields of configurations that are called otherwise than their options."""
