@@ -13,3 +13,7 @@ class IndexMismatchError(UnibrivlError):
 
 class QueryError(UnibrivlError):
     """A query that cannot be answered: its file is no sound or picture, or the index has nothing of that kind."""
+
+
+class GateError(UnibrivlError):
+    """An index that does not reach the recall asked for, or not within the memory given."""
