@@ -311,5 +311,3 @@ def _spellings(condition: Condition, rows: pa.Table, ontology: Ontology | None) 
 
 def _truth(values: pa.ChunkedArray) -> np.ndarray:
     return np.asarray(pc.fill_null(values, False).combine_chunks().to_numpy(zero_copy_only=False), dtype=bool)
-
-
