@@ -15,13 +15,15 @@ from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
+import pyarrow.compute
 
 from ..shards import ShardError
 from ..shards.arrays import numpy_of
 from ..shards.labels import Ontology, near_spellings
 from ..shards.subset import flat_labels, has_label
 from .errors import QueryError
+
+pc: Any = pyarrow.compute  # its functions are made at run time, unknown to type checkers
 
 Kind = Literal["labels", "words", "text", "number"]
 COLUMNS: dict[str, Kind] = {
@@ -98,6 +100,10 @@ class Where:
             ontology: with one, a label stands for all classes below it too.
         """
         return _mask(self.root, rows, ontology)
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the filter as JSON, which `parse_where` reads again."""
+        return _told(self.root)
 
 
 def parse_where(told: Any) -> Where | None:
@@ -214,6 +220,14 @@ def _number(column: str, value: Any) -> float:
     if not np.isfinite(number):
         raise QueryError(f"filter {column}: {json.dumps(value, default=str)[:40]} is no number")
     return number
+
+
+def _told(node: Condition | Junction) -> dict[str, Any]:
+    if isinstance(node, Condition):
+        values = list(node.values)
+        return {"column": node.column, "op": node.op, "value": values[0] if len(values) == 1 else values}
+    parts = [_told(part) for part in node.parts]
+    return {node.op: parts[0] if node.op == "not" else parts}
 
 
 def _conditions(node: Condition | Junction) -> Iterable[Condition]:
