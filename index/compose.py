@@ -31,6 +31,8 @@ class Composed:
     """float32, negative for `minus`."""
     query_D: np.ndarray
     """float32, unit norm: the weighted sum."""
+    scored_D: np.ndarray
+    """float32: an answer's score is its product with this; `query_D`, or with `rrf` the weighted mean of the parts."""
     direction: str | None
     """The modality of all parts; None where they differ."""
 
@@ -81,7 +83,9 @@ def compose(question: Question, parts_PD: np.ndarray) -> Composed:
     total_D = weights_P @ parts_PD
     length = float(np.linalg.norm(total_D))
     modalities = {part.modality for part in question.parts if part.weight}
-    if length < CANCELLED * float(np.abs(weights_P).sum()):
+    if question.fuse == "sum" and length < CANCELLED * float(np.abs(weights_P).sum()):
         raise QueryError("the parts cancel each other: nothing is left to search with; change a weight or a part")
     direction = modalities.pop() if len(modalities) == 1 else None
-    return Composed(parts_PD, weights_P, total_D / np.float32(length), direction)
+    query_D = total_D / np.float32(max(length, CANCELLED))
+    scored_D = total_D / np.abs(weights_P).sum() if question.fuse == "rrf" else query_D
+    return Composed(parts_PD, weights_P, query_D, scored_D, direction)

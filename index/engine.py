@@ -13,18 +13,17 @@ import numpy as np
 from ..model.embed import Encoder, load_encoder
 from ..shards.arrays import array_of
 from .answers import TOLD, Answer, FilterReport, Merged, QueryResult
-from .calibrate import SAMPLE_ROWS, Background, recorded_background, sampled_background
+from .calibrate import Background, Calibrator, stored_vectors
 from .compose import Composed, compose, embed_parts
+from .encoders import mismatch, place_of_run
 from .errors import IndexMismatchError
 from .question import Part, Question
 from .retrieve import Found, Retriever
 from .snapshot import Snapshot, open_snapshot
 
-CANARY_COSINE = 0.999
-"""Least cosine between a canary embedded at build time and now, on any device and precision."""
 DIGITS = 6
 
-__all__ = ["Engine", "Part", "QueryResult", "Question", "open_encoder", "open_engine"]
+__all__ = ["Engine", "Part", "QueryResult", "Question", "open_engine"]
 
 
 class Engine:
@@ -41,7 +40,7 @@ class Engine:
         self.snapshot, self.encoder, self.other_encoder = snapshot, encoder, other_encoder
         self.fingerprints = encoder.fingerprints()
         self.retriever = Retriever(snapshot)
-        self._samples: dict[str, np.ndarray] = {}
+        self._calibrator = Calibrator(snapshot)
 
     @property
     def has_text(self) -> bool:
@@ -92,19 +91,28 @@ class Engine:
         marks.append(time.perf_counter())
         found = self.retriever.lists(list(zip(questions, composed, strict=True)))
         marks.append(time.perf_counter())
-        told = [self._tell(*answered) for answered in zip(questions, composed, found, strict=True)]
+        told = self._tell_all(questions, composed, found)
         marks.append(time.perf_counter())
         names = ("encode", "search", "metadata")
         timings = {name: round(1000 * (marks[n + 1] - marks[n]), 3) for n, name in enumerate(names)}
         return [QueryResult(timings_ms=dict(timings), **fields) for fields in told]
 
-    def _tell(self, question: Question, composed: Composed, found: dict[str, Found]) -> dict[str, Any]:
+    def _tell_all(
+        self, questions: Sequence[Question], composed: list[Composed], found: list[dict[str, Found]]
+    ) -> list[dict[str, Any]]:
+        backgrounds: list[dict[str, Background]] = [{} for _ in questions]
+        for target in dict.fromkeys(target for lists in found for target in lists):
+            numbers = [number for number, lists in enumerate(found) if target in lists]
+            of_target = self._calibrator.backgrounds([composed[number] for number in numbers], target)
+            for number, background in zip(numbers, of_target, strict=True):
+                backgrounds[number][target] = background
+        return [self._tell(*answered) for answered in zip(questions, composed, found, backgrounds, strict=True)]
+
+    def _tell(
+        self, question: Question, composed: Composed, found: dict[str, Found], backgrounds: dict[str, Background]
+    ) -> dict[str, Any]:
         """Return the fields of a result, apart from its timings."""
-        backgrounds = {target: self.background(composed, target) for target in found}
-        results = {
-            target: self._answers(question, composed, target, one, backgrounds[target])
-            for target, one in found.items()
-        }  # fmt: skip
+        results = {target: self._answers(composed, target, one, backgrounds[target]) for target, one in found.items()}
         ann = {target for target, one in found.items() if one.mode == "ann"}
         recorded = self._recorded(question, found)
         return {
@@ -120,44 +128,19 @@ class Engine:
             "results": results, "merged": merged(results, question.k) if len(results) > 1 else None,
         }  # fmt: skip
 
-    def background(self, composed: Composed, target: str) -> Background:
-        """Return the cosines of random pairs: the build's record for a single part, else a sample for this question."""
-        if len(composed.weights_P) == 1:
-            told = recorded_background(self.snapshot.evaluation, composed.direction, target)
-            if told is not None:
-                return told
-        return sampled_background(composed.query_D, self._sample(target))
-
-    def _sample(self, modality: str) -> np.ndarray:
-        """Return the embeddings of rows that are drawn once, float32."""
-        if modality not in self._samples:
-            segments = self.snapshot.of(modality)
-            total = sum(len(segment.vectors_ND) for segment in segments)
-            rng = np.random.default_rng(total)
-            chosen = np.sort(rng.permutation(total)[:SAMPLE_ROWS])
-            ends = np.cumsum([len(segment.vectors_ND) for segment in segments])
-            numbers = np.searchsorted(ends, chosen, side="right")
-            starts = np.concatenate([[0], ends])[numbers]
-            self._samples[modality] = self.retriever.vectors(modality, numbers, chosen - starts)
-        return self._samples[modality]
-
     def _recorded(self, question: Question, found: dict[str, Found]) -> dict[str, dict[str, Any]]:
         directions = self.snapshot.evaluation.get("directions", {})
         asked = dict.fromkeys(part.modality for part in question.parts if part.weight)
         names = [f"{query}>{target}" for target in found for query in asked]
         return {name: directions[name]["recall"] for name in names if name in directions}
 
-    def _answers(
-        self, question: Question, composed: Composed, target: str, found: Found, background: Background
-    ) -> list[Answer]:
+    def _answers(self, composed: Composed, target: str, found: Found, background: Background) -> list[Answer]:
         places = found.listed.places
         segments_K, rows_K = found.segments_K[places], found.rows_K[places]
         rows = self._rows(target, segments_K, rows_K)
-        parts_KP = self.retriever.vectors(target, segments_K, rows_K) @ composed.parts_PD.T
-        scores_K = found.scores_K[places]
-        if question.fuse == "rrf":
-            scores_K = parts_KP @ composed.weights_P / np.abs(composed.weights_P).sum()
-            background = self.background_of_parts(composed, target)
+        vectors_KD = stored_vectors(self.snapshot, target, segments_K, rows_K)
+        parts_KP = vectors_KD @ composed.parts_PD.T
+        scores_K = vectors_KD @ composed.scored_D if found.scores_K is None else found.scores_K[places]
         calibrated, percentiles = background.calibrated(scores_K), background.percentiles(scores_K)
         contents = self.retriever.contents(target)
         item_ids = dict(zip(places, (row["item_id"] for row in rows), strict=True))
@@ -173,11 +156,6 @@ class Engine:
             )
             for n, row in enumerate(rows)
         ]  # fmt: skip
-
-    def background_of_parts(self, composed: Composed, target: str) -> Background:
-        """Return the background of the weighted mean of the cosines with a question's parts."""
-        mean_D = composed.weights_P @ composed.parts_PD / np.abs(composed.weights_P).sum()
-        return sampled_background(mean_D, self._sample(target))
 
     def _rows(self, modality: str, segments_K: np.ndarray, rows_K: np.ndarray) -> list[dict[str, Any]]:
         """Return what is told of rows, in their order."""
@@ -247,49 +225,5 @@ def open_engine(
     return Engine(snapshot, encoder, fault)
 
 
-def open_encoder(snapshot: Snapshot, run: Path | None = None, image_tower: str | None = None) -> Encoder:
-    """Load the encoder of an index and make sure that it is the one that built it.
-
-    Raises:
-        IndexMismatchError, CheckpointError: as `open_engine`.
-    """
-    encoder = load_encoder(place_of_run(snapshot, run), image_tower)
-    if fault := mismatch(snapshot, encoder):
-        raise IndexMismatchError(fault)
-    return encoder
-
-
-def place_of_run(snapshot: Snapshot, run: Path | None) -> Path:
-    """Return the folder of an index's run: the one that is named, or where it lay at the build."""
-    return run or (snapshot.root / snapshot.manifest["run"]).resolve()
-
-
-def mismatch(snapshot: Snapshot, encoder: Encoder) -> str | None:
-    """Return in one line why an encoder does not fit an index, both named; None: it fits.
-
-    Weights, preprocessing and pooling are in the fingerprints; libraries that compute otherwise show in the canaries.
-    """
-    built, place = snapshot.manifest["encoder"], encoder.run
-    for modality, fingerprint in encoder.fingerprints().items():
-        wanted = built["fingerprints"].get(modality)
-        if wanted is not None and fingerprint != wanted:
-            return (
-                f"{snapshot.root} was built by the {modality} model {wanted[:12]}, {place} holds {fingerprint[:12]}; "
-                "name the right run with --run, or build the index again"
-            )
-    for modality, embedding in encoder.canaries().items():
-        if modality not in built["canaries"]:
-            continue
-        cosine = float(embedding @ np.asarray(built["canaries"][modality], dtype=np.float32))
-        if not cosine >= CANARY_COSINE:
-            return (
-                f"{place} embeds the {modality} canary of {snapshot.root} at cosine {cosine:.4f}, "
-                f"want {CANARY_COSINE}; library versions differ from those of the build: build the index again"
-            )
-    return None
-
-
 def _round(value: float) -> float:
     return round(float(value), DIGITS)
-
-

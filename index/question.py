@@ -100,4 +100,3 @@ def name_of(part: Part, number: int) -> str:
     if part.modality == "text" and isinstance(part.value, str):
         return f"the text {part.value[:40]!r}"
     return part.name or f"part {number}"
-

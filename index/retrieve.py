@@ -13,6 +13,7 @@ import numpy as np
 
 from ..shards.catalog import ONTOLOGY_FILE
 from ..shards.labels import Ontology
+from .calibrate import stored_vectors
 from .compose import Composed
 from .contents import Contents, Listed, list_all, list_distinct, read_contents
 from .errors import IndexStoreError
@@ -50,8 +51,8 @@ class Found:
     segments_K: np.ndarray
     """Numbers within `snapshot.of(modality)`."""
     rows_K: np.ndarray
-    scores_K: np.ndarray
-    """Cosines with the question's vector."""
+    scores_K: np.ndarray | None
+    """Cosines with the question's vector; None with `rrf`."""
     fused_K: np.ndarray | None
     listed: Listed
     mode: str
@@ -196,7 +197,7 @@ class Retriever:
         segments, rows, scores, fused = _fused(job) if question.fuse == "rrf" else _summed(job)
         codes = np.array([contents.codes[s][r] for s, r in zip(segments, rows, strict=True)], np.int64)
         if question.distinct:
-            vectors = None if question.near is None else self.vectors(job.target, segments, rows)
+            vectors = None if question.near is None else stored_vectors(self.snapshot, job.target, segments, rows)
             listed = list_distinct(codes, vectors, question.k, question.near)
         else:
             listed = list_all(codes, question.k)
@@ -206,15 +207,6 @@ class Retriever:
             strategy="+".join(dict.fromkeys(hits.strategy for hits in job.hits)), params=dict(job.hits[0].params),
             matched=job.matches.count,
         )  # fmt: skip
-
-    def vectors(self, modality: str, segments_K: np.ndarray, rows_K: np.ndarray) -> np.ndarray:
-        """Return the stored embeddings of rows, float32 (K, D)."""
-        segments = self.snapshot.of(modality)
-        found_KD = np.empty((len(rows_K), segments[0].vectors_ND.shape[1]), np.float32)
-        for number, segment in enumerate(segments):
-            places = np.flatnonzero(segments_K == number)
-            found_KD[places] = segment.vectors_ND[rows_K[places]]
-        return found_KD
 
 
 def _first_ontology(paths: Sequence[Path]) -> Ontology | None:
@@ -235,7 +227,7 @@ def _summed(job: _Job) -> tuple[np.ndarray, np.ndarray, np.ndarray, None]:
     return hits.segments_QK, hits.rows_QK, hits.scores_QK, None
 
 
-def _fused(job: _Job) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+def _fused(job: _Job) -> tuple[np.ndarray, np.ndarray, None, np.ndarray]:
     """Fuse the parts' lists by reciprocal ranks; what only parts with `minus` found is no answer."""
     fused: dict[tuple[int, int], float] = defaultdict(float)
     for weight, hits in sorted(zip(job.composed.weights_P.tolist(), job.hits, strict=True), key=lambda pair: -pair[0]):
@@ -244,5 +236,4 @@ def _fused(job: _Job) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
                 fused[place] += weight / (RRF_CONSTANT + rank)
     order = sorted(fused, key=lambda place: (-fused[place], place))
     places = np.array(order, np.int64).reshape(-1, 2)
-    scores = np.full(len(order), np.nan, np.float32)  # the cosines are computed for what is listed
-    return places[:, 0], places[:, 1], scores, np.array([fused[place] for place in order])
+    return places[:, 0], places[:, 1], None, np.array([fused[place] for place in order])
