@@ -50,7 +50,7 @@ def test_equal_scores_come_in_the_order_of_rows() -> None:
 
 
 def test_a_wrong_dimension_is_refused() -> None:
-    with pytest.raises(ValueError, match="queries have 3 dimensions, the segment has 4"):
+    with pytest.raises(ValueError, match=r"queries have shape \(1, 3\), want \(number, 4\)"):
         search(np.zeros((5, 4), np.float16), np.zeros((1, 3), np.float32), 2)
 
 
