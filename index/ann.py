@@ -5,7 +5,7 @@ the same score. Parameters go with each call; nothing shared is changed.
 Shapes: Q queries, N rows, D dimensions, K answers.
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -40,7 +40,7 @@ class Setting:
 
     def as_dict(self) -> dict[str, int]:
         """Return plain values for JSON."""
-        return asdict(self)
+        return {"nprobe": self.nprobe, "k_factor": self.k_factor, "level": self.level}
 
     def widened(self, share: float, nlist: int) -> "Setting":
         """Return what finds as much when only a share of the rows may be found."""
@@ -58,13 +58,14 @@ class AnnIndex:
         self.nlist = int(faiss.extract_index_ivf(index).nlist)
         self._scan = scan
         self._refined = faiss.IndexRefine(index, scan.flat)
-        self._params: dict[tuple[Setting, int], Any] = {}
+        self._params: dict[tuple[int, ...], Any] = {}
 
     def search(self, queries_QD: np.ndarray, k: int, setting: Setting) -> Found:
         """Return about the `k` nearest rows; -inf and -1 where the lists looked through hold fewer."""
-        params = self._params.get((setting, k))
+        key = setting.nprobe, setting.k_factor, setting.level, k
+        params = self._params.get(key)
         if params is None:
-            params = self._params[setting, k] = self._prepare(setting, k)
+            params = self._params[key] = self._prepare(setting, k)
         return _cleaned(*self._refined.search(queries_QD, k, params=params))
 
     def search_matches(self, queries_QD: np.ndarray, k: int, setting: Setting, matches: Matches) -> Found:
@@ -131,5 +132,9 @@ def open_ann(path: Path, scan: ExactScan) -> AnnIndex:
 
 
 def _cleaned(scores_QK: np.ndarray, rows_QK: np.ndarray) -> Found:
-    scores_QK[rows_QK < 0] = -np.inf
+    """Mark what is missing and order equal scores by row; FAISS has sorted the rest."""
+    if rows_QK[:, -1].min() < 0:
+        scores_QK[rows_QK < 0] = -np.inf
+    elif not (scores_QK[:, 1:] == scores_QK[:, :-1]).any():
+        return scores_QK, rows_QK
     return ordered(scores_QK, rows_QK)
