@@ -6,19 +6,20 @@ files (one line), 2 for a mistake of usage. Heavy libraries load inside the comm
 
 import errno
 import sys
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from . import UnibrivlError, __version__
 from .bench.commands import app as bench
-from .console import Json, bar, print_json
+from .console import print_json
+from .index.commands import app as snapshots
+from .index.commands import index
 from .index.query_command import query
 from .ingest.commands import ingest, sample
 from .ingest.shards_commands import app as shards
 from .model.commands import app as model
-from .model.train_command import Moved, embed, train
+from .model.train_command import embed, train
 
 PANEL = "From video to answers"
 
@@ -34,7 +35,10 @@ app.command(rich_help_panel=PANEL)(sample)
 app.command(rich_help_panel=PANEL)(ingest)
 app.command(rich_help_panel=PANEL)(train)
 app.command(rich_help_panel=PANEL)(embed)
+app.command(rich_help_panel=PANEL)(index)
+app.command(rich_help_panel=PANEL)(query)
 app.add_typer(shards, name="shards", rich_help_panel=PANEL)
+app.add_typer(snapshots, name="snapshots", rich_help_panel=PANEL)
 app.add_typer(model, name="model", rich_help_panel=PANEL)
 app.add_typer(bench, name="bench", rich_help_panel="Measured")
 
@@ -53,32 +57,6 @@ def _options(
     ] = False,
 ) -> None:
     """Options of every command."""
-
-
-@app.command(rich_help_panel=PANEL)
-def index(
-    run: Annotated[Path, typer.Argument(help="A trained run.")],
-    shards: Annotated[Path, typer.Argument(help="Shard set to index.")],
-    out: Annotated[Path, typer.Option(help="Folder of the index.")],
-    image_tower: Moved = None,
-    as_json: Json = False,
-) -> None:
-    """Embed every clip's sound and picture and publish them as a searchable index.
-
-    Example: unibrivl index try/run try/shards --out try/index
-    """
-    from .index.build import IndexConfig, build_index
-
-    with bar("index") as step:
-        result = build_index(IndexConfig(run=run, shards=shards, out=out, image_tower=image_tower), step)
-    if as_json:
-        print_json({"index": str(out), "snapshot": result.snapshot, "items": result.items, "built": result.built})
-    else:
-        items = " and ".join(f"{count} {modality}" for modality, count in result.items.items())
-        typer.echo(f"{items} items in {out}, snapshot {result.snapshot}" + ("" if result.built else " (was there)"))
-
-
-app.command(rich_help_panel=PANEL)(query)
 
 
 def main() -> None:

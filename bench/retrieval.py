@@ -91,16 +91,16 @@ class _Side:
 
 
 def _side(snapshot: Snapshot, modality: str, split: str) -> _Side:
-    segment = snapshot.segment(modality)
-    splits = segment.rows["split"].to_numpy(zero_copy_only=False)
+    held = snapshot.items(modality)
+    splits = held.rows["split"].to_numpy(zero_copy_only=False)
     positions = np.flatnonzero(splits == split)
     if not len(positions):
         raise BenchError(f"{snapshot.root} has no split {split!r}; it has {', '.join(sorted(set(splits.tolist())))}")
-    members = segment.rows.take(positions).to_pylist()
+    members = held.rows.take(positions).to_pylist()
     number: dict[str, int] = {}
     item_of = np.array([number.setdefault(row["content_sha256"], len(number)) for row in members])
     first = np.unique(item_of, return_index=True)[1]
-    vectors = segment.vectors_ND[positions[first]].astype(np.float32)
+    vectors = held.vectors_ND[positions[first]].astype(np.float32)
     return _Side(modality, members, item_of, [members[i] for i in first], vectors)
 
 
@@ -134,7 +134,7 @@ def _direction(
 def _fit(config: RetrievalConfig, snapshot: Snapshot) -> RidgeMap:
     """Fit the linear control on the clips of all other splits."""
     apart = {config.query_split, config.gallery_split}
-    sounds, images = snapshot.segment("audio"), snapshot.segment("image")
+    sounds, images = snapshot.items("audio"), snapshot.items("image")
     image_of = {key: n for n, key in enumerate(images.rows["key"].to_pylist())}
     rows = [row for row in sounds.rows.to_pylist() if row["split"] not in apart]
     if len(rows) < 2:

@@ -1,20 +1,32 @@
-"""`index`: embeds the clips of a shard set and publishes a snapshot of them."""
+"""`index`: embeds the clips of a shard set and publishes a snapshot of them, alone or beside what is there."""
 
 import os
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
+
 from ..model.embed import Encoder, load_encoder
 from ..shards import ClipShards, read_dataset
+from ..shards.arrays import array_of
 from ..shards.catalog import committed_shards
-from .errors import IndexStoreError
-from .segment import ROWS_SCHEMA, write_segment
-from .snapshot import open_snapshot, publish, writing
+from .embedded import read_embeddings
+from .errors import IndexMismatchError, IndexStoreError
+from .gate import equip
+from .memory import check_memory, peak_rss_mb
+from .merge import merged_drafts, needs_merging
+from .plan import SearchConfig
+from .segment import GIVEN_SCHEMA, Draft, draft_segment, seal_segment
+from .snapshot import Snapshot, Tombstones, open_snapshot, publish, writing
 
 CANARY_DIGITS = 6
+MODES = ("replace", "append", "upsert")
+CONTENTS = {"audio": "audio_sha256", "image": "frame_sha256"}
+"""Modality to the column of the catalog that tells equal contents."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -29,103 +41,190 @@ class IndexConfig:
     """Folder of the index."""
     image_tower: str | None = None
     """The image tower's name where its weights lie now, if they were moved."""
+    mode: str = "replace"
+    """`replace`: the index holds exactly these shards; `append`: these beside what it holds, no item twice; `upsert`:
+    the same, and items that it holds already are replaced."""
+    embeddings: Path | None = None
+    """Folder that `unibrivl embed` wrote for these shards, to be read in place of embedding them here."""
+    search: SearchConfig = field(default_factory=SearchConfig)
+
+    def __post_init__(self) -> None:
+        """Refuse what there is not."""
+        if self.mode not in MODES:
+            raise ValueError(f"mode is {self.mode!r}, want {', '.join(MODES)}")
 
 
 @dataclass(frozen=True, slots=True)
 class IndexResult:
-    """What was published."""
+    """What is published now."""
 
     index: Path
     snapshot: str
     items: dict[str, int]
-    """By modality."""
+    """By modality, without those deleted."""
     built: bool
     """False when the same index was there."""
     seconds: float
+    peak_rss_mb: float
+    """Most memory that the process held."""
 
 
 Progress = Callable[[int, int, str], None]
 
 
 def build_index(config: IndexConfig, progress: Progress = lambda done, total, text: None) -> IndexResult:
-    """Index a shard set; return at once if `out` holds the same index.
+    """Index a shard set; return at once if `out` holds it already.
 
     Raises:
         CheckpointError, ShardError: the run or the shards are missing or damaged.
-        IndexStoreError: `out` cannot be written.
+        IndexStoreError: `out` cannot be written, memory does not suffice, or an item to append is there already.
+        IndexMismatchError: `out` was built by another encoder than what is to be appended.
+        GateError: the index asked for does not reach the recall.
     """
     started = time.monotonic()
     encoder = load_encoder(config.run, config.image_tower)
-    manifest = _describe(config, encoder)
     with writing(config.out):
-        found = _same(config.out, manifest)
-        if found is None:
-            manifest["segments"] = _embed(config, encoder, progress)
-            snapshot = publish(config.out, manifest)
-        else:
-            snapshot, manifest = found
-    items = {entry["modality"]: entry["rows"] for entry in manifest["segments"]}
-    return IndexResult(config.out, snapshot, items, found is None, time.monotonic() - started)
+        before = _current(config.out) if config.mode == "replace" else _appendable(config, encoder)
+        source = describe_source(config.shards, config.out)
+        is_there = before is not None and _holds(before, config, encoder, source)
+        if before is None or not is_there:
+            _publish(config, encoder, source, before if config.mode != "replace" else None, progress)
+        snapshot = open_snapshot(config.out)
+    items = {name: snapshot.count(name) for name in dict.fromkeys(segment.modality for segment in snapshot.segments)}
+    return IndexResult(config.out, snapshot.id, items, not is_there, time.monotonic() - started, peak_rss_mb())
 
 
-def _describe(config: IndexConfig, encoder: Encoder) -> dict[str, Any]:
-    """Return the manifest without its segments."""
-    dataset = read_dataset(config.shards)
-    canaries = {name: [round(float(x), CANARY_DIGITS) for x in v] for name, v in encoder.canaries().items()}
+def describe_source(shards: Path, out: Path) -> dict[str, Any]:
+    """Return what the manifest says of a shard set."""
     return {
-        "dim": encoder.dim,
-        "metric": "cosine",
-        "search": "exact",
-        "encoder": {
-            "fingerprints": encoder.fingerprints(),
-            "canaries": canaries,
-            "frame_px": dataset["frame"]["sizes_px"][0],
-        },
-        "run": os.path.relpath(config.run, config.out),
-        "shards": os.path.relpath(config.shards, config.out),
-        "plan_sha256": dataset["plan_sha256"],
-        "tars": {commit.name: commit.files[".tar"]["sha256"] for commit in committed_shards(config.shards)},
-        "parent": None,
+        "shards": os.path.relpath(shards, out),
+        "plan_sha256": read_dataset(shards)["plan_sha256"],
+        "tars": {commit.name: commit.files[".tar"]["sha256"] for commit in committed_shards(shards)},
     }
 
 
-def _same(out: Path, manifest: dict[str, Any]) -> tuple[str, dict[str, Any]] | None:
-    """Return the current snapshot if it was made of the same shards by the same encoder."""
-    if not (out / "CURRENT").exists():
-        return None
+def _current(out: Path) -> Snapshot | None:
     try:
-        snapshot = open_snapshot(out)
+        return open_snapshot(out)
     except IndexStoreError:
-        return None  # damaged: make it anew
-    found = snapshot.manifest
-    compared = ("plan_sha256", "tars", "run", "shards")
-    same = all(found[key] == manifest[key] for key in compared)
-    same = same and found["encoder"]["fingerprints"] == manifest["encoder"]["fingerprints"]
-    return (snapshot.id, found) if same else None
+        return None  # none, or damaged: make it anew
 
 
-def _embed(config: IndexConfig, encoder: Encoder, progress: Progress) -> list[dict[str, Any]]:
+def _appendable(config: IndexConfig, encoder: Encoder) -> Snapshot | None:
+    """Return what to append to; None: there is nothing yet."""
+    if not (config.out / "CURRENT").exists():
+        return None
+    snapshot = open_snapshot(config.out)
+    for modality, ours in encoder.fingerprints().items():
+        theirs = snapshot.manifest["encoder"]["fingerprints"].get(modality)
+        if theirs != ours:
+            raise IndexMismatchError(
+                f"{config.out} was built by the {modality} model {str(theirs)[:12]}, {config.run} holds {ours[:12]}; "
+                "append with the run that built it, or build an index of its own"
+            )
+    return snapshot
+
+
+def _holds(before: Snapshot, config: IndexConfig, encoder: Encoder, source: dict[str, Any]) -> bool:
+    """Tell whether a snapshot is what was asked for."""
+    found = before.manifest
+    same = found["encoder"]["fingerprints"] == encoder.fingerprints() and source in found["sources"]
+    if config.mode != "replace":
+        return same
+    return (
+        same and len(found["sources"]) == 1 and not before.tombstones and found["asked"] == _asked(config.search)
+        and found["run"] == os.path.relpath(config.run, config.out)
+    )  # fmt: skip
+
+
+def _asked(search: SearchConfig) -> dict[str, Any]:
+    return {"recall": search.recall, "exact": search.exact, "factory": search.factory, "seed": search.seed}
+
+
+def _publish(
+    config: IndexConfig, encoder: Encoder, source: dict[str, Any], before: Snapshot | None, progress: Progress
+) -> None:
+    """Embed the shards and publish them, with all that `before` holds."""
+    sources = [*(before.manifest["sources"] if before else []), source]
     with ClipShards(config.shards) as clips:
-        shards = [f"{commit.split}/{commit.name}" for commit in clips.catalog.shards]
-        names = [n for n in ROWS_SCHEMA.names if n not in ("row", "item_id", "modality", "shard", "content_sha256")]
-        table = clips.catalog.table
-        rows = table.select(names).to_pylist()
-        places = [shards[number] for number in table["shard"].to_pylist()]
-        done = 0
+        held = max((before.count(name) for name in CONTENTS), default=0) if before else 0
+        check_memory(held + len(clips), encoder.dim, config.search)
+        given = {modality: rows_of(clips, modality, len(sources) - 1) for modality in CONTENTS}
+        gone = _replaced(before, given, config) if before else {}
+        drafts = _embed(config, encoder, clips, given, progress)
+    segments = list(before.manifest["segments"]) if before else []
+    search, evaluation = {}, {}
+    if before is not None and not needs_merging(before, drafts, config.search):
+        search, evaluation = before.manifest["search"], before.evaluation
+    else:
+        if before is not None:
+            drafts, segments, gone = merged_drafts(config.out / "segments", before, gone, drafts), [], {}
+        evaluation = equip(drafts, {}, config.search, progress)
+        search = evaluation.pop("search")
+    entries = [seal_segment(draft, config.out / "segments") for draft in drafts]
+    manifest = {
+        "dim": encoder.dim, "metric": "cosine", "search": search, "asked": _asked(config.search),
+        "encoder": _describe_encoder(encoder, config.shards), "run": os.path.relpath(config.run, config.out),
+        "sources": sources, "segments": [*segments, *entries], "parent": before.id if before else None,
+    }  # fmt: skip
+    publish(config.out, manifest, evaluation, gone)
 
-        def count(number: int) -> None:
-            nonlocal done
-            done += number
-            progress(done, 2 * len(clips), "sounds and pictures embedded")
 
-        segments = []
-        for modality, content, embed in (
-            ("audio", "audio_sha256", encoder.all_audio), ("image", "frame_sha256", encoder.all_images),
-        ):  # fmt: skip
-            hashes = table[content].to_pylist()
-            described = [
-                row | {"shard": place, "content_sha256": sha}
-                for row, place, sha in zip(rows, places, hashes, strict=True)
-            ]
-            segments.append(write_segment(config.out / "segments", modality, embed(clips, count), described))
-        return segments
+def _describe_encoder(encoder: Encoder, shards: Path) -> dict[str, Any]:
+    canaries = {name: [round(float(x), CANARY_DIGITS) for x in v] for name, v in encoder.canaries().items()}
+    frame_px = read_dataset(shards)["frame"]["sizes_px"][0]
+    return {"fingerprints": encoder.fingerprints(), "canaries": canaries, "frame_px": frame_px}
+
+
+def rows_of(clips: ClipShards, modality: str, source: int) -> pa.Table:
+    """Return what is known of each clip, in catalog order, with the columns of `GIVEN_SCHEMA`."""
+    table = clips.catalog.table
+    places = pa.array([f"{commit.split}/{commit.name}" for commit in clips.catalog.shards])
+    columns = {name: table[name] for name in GIVEN_SCHEMA.names if name in table.schema.names} | {
+        "shard": places.take(array_of(clips.shard_of_clip)),
+        "content_sha256": table[CONTENTS[modality]],
+        "source": pa.array(np.full(len(table), source, np.int32)),
+    }
+    return pa.table({name: columns[name] for name in GIVEN_SCHEMA.names}).cast(GIVEN_SCHEMA)
+
+
+def _replaced(before: Snapshot, given: dict[str, pa.Table], config: IndexConfig) -> Tombstones:
+    """Return the rows that are gone, with those that the clips to come replace.
+
+    Raises:
+        IndexStoreError: there are such, and they were to be appended.
+    """
+    gone = dict(before.tombstones)
+    for segment in before.segments:
+        again = pa.compute.is_in(segment.rows["key"], value_set=given[segment.modality]["key"].combine_chunks())
+        live, again_N = before.live(segment), again.to_numpy()
+        rows = np.flatnonzero(again_N if live is None else again_N & live)
+        if len(rows) and config.mode == "append":
+            raise IndexStoreError(
+                f"{config.out} holds {segment.rows['item_id'][int(rows[0])].as_py()} already; pass --upsert to replace "
+                "what it holds, or append other clips"
+            )
+        if len(rows):
+            gone[segment.id] = np.union1d(gone.get(segment.id, np.zeros(0, np.int64)), rows)
+    return gone
+
+
+def _embed(
+    config: IndexConfig, encoder: Encoder, clips: ClipShards, given: dict[str, pa.Table], progress: Progress
+) -> list[Draft]:
+    """Write a draft for sounds and one for pictures."""
+    done = 0
+
+    def count(number: int) -> None:
+        nonlocal done
+        done += number
+        progress(done, 2 * len(clips), "sounds and pictures embedded")
+
+    def blocks(modality: str) -> Iterator[np.ndarray]:
+        if config.embeddings is not None:
+            yield from read_embeddings(config.embeddings, clips, modality, encoder.fingerprints(), count)
+        else:
+            yield from encoder.audio_blocks(clips, count) if modality == "audio" else encoder.image_blocks(clips, count)
+
+    directory = config.out / "segments"
+    return [draft_segment(directory, modality, blocks(modality), rows) for modality, rows in given.items()]

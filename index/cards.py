@@ -28,7 +28,7 @@ def stored_sample(snapshot: Snapshot, row: dict[str, Any]) -> Sample:
         ShardError: the shards are damaged.
         FileNotFoundError: they were moved away.
     """
-    path = snapshot.root / snapshot.manifest["shards"] / "shards" / f"{row['shard']}.tar"
+    path = snapshot.root / snapshot.manifest["sources"][row["source"]]["shards"] / "shards" / f"{row['shard']}.tar"
     fd = os.open(path, os.O_RDONLY)
     try:
         return read_sample(fd, path, row["key"], row["tar_offset"], row["tar_len"])

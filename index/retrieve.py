@@ -105,11 +105,8 @@ class Retriever:
     def ontology(self) -> Ontology | None:
         """Return the ontology of the index's shards, if they have one and lie where they were."""
         if not self._ontology:
-            manifest = self.snapshot.manifest
-            sources = manifest.get("sources") or [manifest]
-            paths = [
-                self.snapshot.root / source["shards"] / ONTOLOGY_FILE for source in sources if source.get("shards")
-            ]
+            sources = self.snapshot.manifest["sources"]
+            paths = [self.snapshot.root / source["shards"] / ONTOLOGY_FILE for source in sources]
             self._ontology.append(_first_ontology(paths))
         return self._ontology[0]
 

@@ -1,6 +1,6 @@
 """Embeds sounds and pictures with a trained run, in the one space of the image tower."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -71,19 +71,34 @@ class Encoder:
             raise TextError(no_text(self.run))
         return self.words.embed(texts)
 
-    def all_audio(self, clips: ClipShards, progress: Callable[[int], None] = lambda count: None) -> np.ndarray:
-        """Return the embeddings of every clip's sound, in catalog order; sounds are read and decoded ahead."""
-        parts = []
+    def audio_blocks(
+        self, clips: ClipShards, progress: Callable[[int], None] = lambda count: None
+    ) -> Iterator[np.ndarray]:
+        """Yield the embeddings of every clip's sound, in catalog order; sounds are read and decoded ahead."""
         sounds_only = clips.take(np.arange(len(clips)), fields=("audio",))
         with sounds_only, sounds_only.loader(batch_size=BATCH, shuffle="none", drop_last=False) as loader:
             for batch in decoded(loader):
-                parts.append(self.audio(sounds_of(batch)))
-                progress(len(parts[-1]))
-        return np.concatenate(parts)
+                block = self.audio(sounds_of(batch))
+                progress(len(block))
+                yield block
+
+    def image_blocks(
+        self, clips: ClipShards, progress: Callable[[int], None] = lambda count: None
+    ) -> Iterator[np.ndarray]:
+        """Yield the embeddings of every clip's picture, in catalog order, a shard at a time; what is kept is read."""
+        for number in range(len(clips.catalog.shards)):
+            positions = np.flatnonzero(clips.shard_of_clip == number)
+            if len(positions):
+                with clips.take(positions) as part:
+                    yield image_embeddings(part, self.images, progress)
+
+    def all_audio(self, clips: ClipShards, progress: Callable[[int], None] = lambda count: None) -> np.ndarray:
+        """Return the embeddings of every clip's sound, in catalog order."""
+        return np.concatenate(list(self.audio_blocks(clips, progress)))
 
     def all_images(self, clips: ClipShards, progress: Callable[[int], None] = lambda count: None) -> np.ndarray:
         """Return the embeddings of every clip's picture, in catalog order."""
-        return image_embeddings(clips, self.images, progress)
+        return np.concatenate(list(self.image_blocks(clips, progress)))
 
     def canaries(self) -> dict[str, np.ndarray]:
         """Return the embeddings of a generated tone, a generated picture and, if it can be read, a text, by modality.

@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from unibrivl.index.segment import write_segment
 from unibrivl.index.snapshot import publish, writing
+
+from ..made import write_segment
 
 
 @pytest.fixture
@@ -31,7 +32,14 @@ def make_index(tmp_path: Path, make_rows: Callable[..., list[dict[str, Any]]]) -
                     row.pop("image_content", None)
                     row.pop("audio_content", None)
                 entries.append(write_segment(out / "segments", modality, np.float32(vectors), rows))
-            publish(out, {"segments": entries, "encoder": {"fingerprints": {"audio": "a" * 64, "image": "b" * 64}}})
+            publish(
+                out,
+                {
+                    "segments": entries,
+                    "sources": [],
+                    "encoder": {"fingerprints": {"audio": "a" * 64, "image": "b" * 64}},
+                },
+            )
         return out
 
     return make

@@ -164,7 +164,7 @@ def test_the_tiny_index_is_measured(index: Path) -> None:
 
 
 def test_the_linear_control_is_fitted_on_other_splits_and_measured_on_the_same_queries(index: Path) -> None:
-    splits = set(open_snapshot(index).segment("audio").rows["split"].to_pylist())
+    splits = set(open_snapshot(index).items("audio").rows["split"].to_pylist())
     assert splits >= {"train", "test"}
     plain = measure(RetrievalConfig(index=index, permutations=2))
     measured = measure(RetrievalConfig(index=index, permutations=2, ridge=True))

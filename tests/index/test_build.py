@@ -41,7 +41,7 @@ def test_every_clip_is_in_it(index: Path, shards: Path, encoder: Encoder) -> Non
         sounds = encoder.audio([clips[i].audio() for i in range(24)])
         pictures = encoder.image([clips[i].frame() for i in range(24)])
     for modality, expected in (("audio", sounds), ("image", pictures)):
-        segment = snapshot.segment(modality)
+        segment = snapshot.items(modality)
         assert segment.rows["key"].to_pylist() == keys
         assert segment.rows["split"].to_pylist() == splits
         assert segment.rows["content_sha256"].to_pylist() == hashes[modality]
@@ -54,7 +54,7 @@ def test_every_clip_is_in_it(index: Path, shards: Path, encoder: Encoder) -> Non
         "image": 1280,
     }
     assert (index / snapshot.manifest["run"]).resolve() == (index.parent / "run").resolve()
-    assert not Path(snapshot.manifest["shards"]).is_absolute()
+    assert not Path(snapshot.manifest["sources"][0]["shards"]).is_absolute()
 
 
 def test_a_second_build_is_a_no_op(copy: IndexConfig, one_encoder: Encoder) -> None:
@@ -119,7 +119,7 @@ def test_other_shards_make_another_snapshot(
     result = build(IndexConfig(run=copy.run, shards=fewer, out=copy.out))
     assert result.built and result.snapshot != first
     assert result.items == {"audio": 18, "image": 18}
-    assert set(open_snapshot(copy.out).segment("audio").rows["split"].to_pylist()) == {"train"}
+    assert set(open_snapshot(copy.out).items("audio").rows["split"].to_pylist()) == {"train"}
     assert (copy.out / "snapshots" / first / "manifest.json").is_file()  # a reader may have it open
 
 
@@ -139,7 +139,7 @@ def test_an_embedding_that_is_no_number_stops_the_build(
     monkeypatch.setattr(Encoder, "fingerprints", lambda self: {"audio": "a" * 64, "image": "b" * 64})
     broken = np.full((24, 1280), 0.1, np.float32)
     broken[5] = np.nan
-    monkeypatch.setattr(Encoder, "all_audio", lambda self, clips, count: broken)
+    monkeypatch.setattr(Encoder, "audio_blocks", lambda self, clips, count: iter([broken]))
     with pytest.raises(IndexStoreError, match=r"audio embeddings cannot be indexed: row 5 \(gen_"):
         build(copy)
     assert open_snapshot(copy.out).id == before

@@ -22,13 +22,13 @@ def test_a_row_leads_to_its_clip(index: Path, shards: Path) -> None:
     snapshot = open_snapshot(index)
     with ClipShards(shards) as clips:
         for modality in ("audio", "image"):
-            for row in snapshot.segment(modality).rows.to_pylist()[::7]:
+            for row in snapshot.items(modality).rows.to_pylist()[::7]:
                 assert stored_sample(snapshot, row) == clips[row["row"]]
 
 
 def test_a_card_says_what_the_row_says(index: Path) -> None:
     snapshot = open_snapshot(index)
-    row = snapshot.segment("image").rows.slice(4, 1).to_pylist()[0]
+    row = snapshot.items("image").rows.slice(4, 1).to_pylist()[0]
     card = clip_card(snapshot, row | {"language": "fr"}, score=0.25, rank=3, is_true=True)
     assert (card.title, card.key) == (row["caption"], row["key"])
     assert card.subtitle == "tone, block · fr · 0 to 1 s"
@@ -43,7 +43,7 @@ def test_a_card_says_what_the_row_says(index: Path) -> None:
 def test_shards_that_moved_are_named(index: Path, tmp_path: Path) -> None:
     shutil.copytree(index, tmp_path / "index")
     snapshot = open_snapshot(tmp_path / "index")
-    row = snapshot.segment("image").rows.slice(0, 1).to_pylist()[0]
+    row = snapshot.items("image").rows.slice(0, 1).to_pylist()[0]
     with pytest.raises(FileNotFoundError, match=re.escape(row["shard"])):
         stored_sample(snapshot, row)
 
@@ -52,7 +52,7 @@ def test_a_damaged_shard_is_named(index: Path, shards: Path, tmp_path: Path) -> 
     shutil.copytree(index, tmp_path / "index")
     shutil.copytree(shards, tmp_path / "shards")
     snapshot = open_snapshot(tmp_path / "index")
-    rows = snapshot.segment("image").rows.to_pylist()
+    rows = snapshot.items("image").rows.to_pylist()
     with pytest.raises(ShardError, match=r"\.tar: another clip|\.tar: .*damaged|\.tar: .*cut"):
         stored_sample(snapshot, rows[0] | {"tar_offset": rows[1]["tar_offset"], "tar_len": rows[1]["tar_len"]})
     path = tmp_path / "shards" / "shards" / f"{rows[0]['shard']}.tar"

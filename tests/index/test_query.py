@@ -80,7 +80,7 @@ def test_both_modalities_are_searched_in_lists_of_their_own(index: Path, stored,
 
 def test_answers_are_those_of_a_scan_by_hand(index: Path, stored, encoder: Encoder, one_encoder: Encoder) -> None:
     found = ask(index, audio=stored[2], to="image", k=5).results["image"]
-    segment = open_snapshot(index).segment("image")
+    segment = open_snapshot(index).items("image")
     sound = soundfile.read(stored[2], dtype="float32")[0]
     cosines = segment.vectors_ND.astype(np.float32) @ encoder.audio([sound])[0]
     best = np.argsort(-cosines)[:5]
@@ -113,7 +113,7 @@ def test_the_same_content_is_one_answer(
 ) -> None:
     """Six clips share the content of the answer; one is listed, the five others are counted."""
     snapshot = open_snapshot(index)
-    segment = snapshot.segment("image")
+    segment = snapshot.items("image")
     vectors = np.array(segment.vectors_ND)
     number = segment.rows["key"].to_pylist().index(stored[0]["key"])
     hashes = segment.rows["content_sha256"].to_pylist()

@@ -9,7 +9,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from unibrivl.index.errors import IndexStoreError
-from unibrivl.index.segment import FILES, ROWS_SCHEMA, open_segment, remove_leftovers, write_segment
+from unibrivl.index.segment import ROWS, ROWS_SCHEMA, VECTORS, open_segment, remove_leftovers
+
+from ..made import write_segment
+
+FILES = (VECTORS, ROWS)
 
 
 def vectors(count: int, dims: int = 5, seed: int = 0) -> np.ndarray:
@@ -31,7 +35,9 @@ def test_what_is_written_comes_back(
     assert segment.vectors_ND == pytest.approx(unit, abs=6e-4)  # float16 keeps 11 bits
     assert segment.rows.schema == ROWS_SCHEMA
     for number, (found, wanted) in enumerate(zip(segment.rows.to_pylist(), rows, strict=True)):
-        assert found == wanted | {"row": number, "item_id": f"{wanted['key']}/audio", "modality": "audio"}
+        assert found == wanted | {
+            "row": number, "item_id": f"{wanted['key']}/audio", "modality": "audio", "source": 0, "duration_s": 1.0,
+        }  # fmt: skip
     assert sorted(path.name for path in directory.iterdir()) == [entry["id"]]
     assert sorted(path.name for path in (directory / entry["id"]).iterdir()) == sorted(FILES)
 

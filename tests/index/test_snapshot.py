@@ -11,8 +11,9 @@ import pytest
 
 from unibrivl.index import snapshot as module
 from unibrivl.index.errors import IndexStoreError
-from unibrivl.index.segment import write_segment
 from unibrivl.index.snapshot import open_snapshot, publish, read_manifest, writing
+
+from ..made import write_segment
 
 
 def put(root: Path, rows: list[dict[str, Any]], seed: int = 0) -> str:
@@ -27,11 +28,11 @@ def test_what_is_published_is_read(tmp_path: Path, make_rows) -> None:
     root = tmp_path / "deep" / "index"
     name = put(root, make_rows(3))
     found = open_snapshot(root)
-    assert (found.id, found.root, found.manifest["note"], found.manifest["format"]) == (name, root, "number 0", 1)
+    assert (found.id, found.root, found.manifest["note"], found.manifest["format"]) == (name, root, "number 0", 2)
     assert [segment.modality for segment in found.segments] == ["audio", "image"]
-    assert found.segment("image").rows["caption"].to_pylist() == ["Clip 0", "Clip 1", "Clip 2"]
+    assert found.items("image").rows["caption"].to_pylist() == ["Clip 0", "Clip 1", "Clip 2"]
     with pytest.raises(IndexStoreError, match="holds no text embeddings"):
-        found.segment("text")
+        found.items("text")
 
 
 def test_the_same_content_is_the_same_snapshot(tmp_path: Path, make_rows) -> None:
@@ -85,7 +86,7 @@ def test_a_damaged_manifest_is_refused(tmp_path: Path, make_rows, change: str) -
         path.unlink()
     else:
         path.write_bytes(json.dumps({"format": 1, "segments": []}).encode())
-    words = "is no index" if change == "remove" else f"the manifest of snapshot {name} is damaged"
+    words = f"has no snapshot {name}" if change == "remove" else f"the manifest of snapshot {name} is damaged"
     with pytest.raises(IndexStoreError, match=words):
         open_snapshot(tmp_path)
 
@@ -101,10 +102,11 @@ def test_a_current_that_points_nowhere_is_refused(tmp_path: Path, make_rows, con
 
 
 def test_another_format_is_refused(tmp_path: Path, make_rows, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "INDEX_FORMAT", 2)
+    monkeypatch.setattr(module, "INDEX_FORMAT", 1)
+    monkeypatch.setattr(module, "open_snapshot", lambda *_: None)
     put(tmp_path, make_rows(3))
     monkeypatch.undo()
-    with pytest.raises(IndexStoreError, match="index format 2, this program reads 1"):
+    with pytest.raises(IndexStoreError, match="index format 1, this program reads 2"):
         open_snapshot(tmp_path)
 
 

@@ -1,0 +1,195 @@
+"""Deleting, compacting, rolling back, cleaning: each index equals a plain dictionary that went through the same."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from unibrivl.index.changes import clean, compact, delete_items, list_snapshots, rollback, verify
+from unibrivl.index.errors import IndexStoreError
+from unibrivl.index.plan import SearchConfig
+from unibrivl.index.search import Searcher
+from unibrivl.index.snapshot import Snapshot, open_snapshot, publish, writing
+from unibrivl.index.where import parse_where
+
+from ..made import write_segment
+
+EXACT = SearchConfig(exact=True)
+DIMS = 6
+
+
+def unit(seed: int, count: int) -> np.ndarray:
+    vectors = np.random.default_rng(seed).standard_normal((count, DIMS)).astype(np.float32)
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+def add(root: Path, rows: list[dict[str, Any]], seed: int) -> str:
+    """Publish a snapshot with one more segment of each modality."""
+    with writing(root):
+        before = open_snapshot(root) if (root / "CURRENT").exists() else None
+        entries = list(before.manifest["segments"]) if before else []
+        for modality, number in (("audio", seed), ("image", seed + 10_000)):
+            entries.append(write_segment(root / "segments", modality, unit(number, len(rows)), rows))
+        manifest = {"segments": entries, "sources": [], "dim": DIMS, "search": {}, "parent": before and before.id}
+        return publish(root, manifest, None, before.tombstones if before else None)
+
+
+def held(snapshot: Snapshot) -> dict[str, bytes]:
+    """Return every item with the bytes of its vector."""
+    found = {}
+    for modality in ("audio", "image"):
+        if snapshot.count(modality):
+            items = snapshot.items(modality)
+            ids = items.rows["item_id"].to_pylist()
+            found |= {name: vector.tobytes() for name, vector in zip(ids, items.vectors_ND, strict=True)}
+    return found
+
+
+def test_what_is_deleted_is_not_found_and_the_rest_is(tmp_path: Path, make_rows) -> None:
+    add(tmp_path, make_rows(6), 0)
+    before = held(open_snapshot(tmp_path))
+    changed = delete_items(tmp_path, item_ids=["gen_clip1_000000000/audio"], keys=["gen_clip4_000000000"])
+    assert changed.deleted == 3 and changed.items == {"audio": 4, "image": 5}
+    snapshot = open_snapshot(tmp_path)
+    gone = {"gen_clip1_000000000/audio", "gen_clip4_000000000/audio", "gen_clip4_000000000/image"}
+    assert held(snapshot) == {name: vector for name, vector in before.items() if name not in gone}
+    hits = Searcher(snapshot).search("audio", unit(0, 6), 6)
+    assert sorted(set(hits.rows_QK.ravel().tolist())) == [-1, 0, 2, 3, 5]
+    with pytest.raises(IndexStoreError, match="holds no item 'gen_clip1_000000000/audio'"):
+        snapshot.find("gen_clip1_000000000/audio")
+
+
+def test_a_filter_chooses_what_is_deleted(tmp_path: Path, make_rows) -> None:
+    rows = make_rows(4)
+    for number in (1, 3):
+        rows[number]["split"] = "train"
+    add(tmp_path, rows, 0)
+    changed = delete_items(tmp_path, where=parse_where(["split=train"]))
+    assert changed.deleted == 4 and changed.items == {"audio": 2, "image": 2}
+
+
+@pytest.mark.parametrize(
+    ("chosen", "words"),
+    [
+        ({}, "no item was chosen; name some with --item, --key or --where"),
+        ({"item_ids": ["nobody/audio"]}, "holds no item 'nobody/audio'"),
+        ({"keys": ["nobody"]}, "holds no clip 'nobody'"),
+        ({"where": parse_where(["split=test"])}, "nothing would be left; remove the folder instead"),
+    ],
+)
+def test_what_cannot_be_deleted_is_said(tmp_path: Path, make_rows, chosen: dict[str, Any], words: str) -> None:
+    name = add(tmp_path, make_rows(3), 0)
+    with pytest.raises(IndexStoreError, match=words):
+        delete_items(tmp_path, **chosen)
+    assert open_snapshot(tmp_path).id == name
+
+
+def test_compacting_keeps_every_bit_and_drops_what_was_deleted(tmp_path: Path, make_rows) -> None:
+    add(tmp_path, make_rows(5), 0)
+    add(tmp_path, [row | {"key": f"more_{row['key']}"} for row in make_rows(3)], 1)
+    delete_items(tmp_path, keys=["gen_clip2_000000000", "more_gen_clip0_000000000"])
+    before = held(open_snapshot(tmp_path))
+    compact(tmp_path, EXACT)
+    after = open_snapshot(tmp_path)
+    assert held(after) == before
+    assert len(after.segments) == 2 and not after.tombstones
+    assert [len(segment.rows) for segment in after.segments] == [6, 6]
+
+
+def test_a_rollback_brings_the_parent_back(tmp_path: Path, make_rows) -> None:
+    first = add(tmp_path, make_rows(4), 0)
+    before = held(open_snapshot(tmp_path))
+    second = delete_items(tmp_path, keys=["gen_clip0_000000000"]).snapshot
+    assert rollback(tmp_path).snapshot == first
+    assert held(open_snapshot(tmp_path)) == before
+    with pytest.raises(IndexStoreError, match="has no parent; name one"):
+        rollback(tmp_path)
+    assert rollback(tmp_path, second).snapshot == second
+    with pytest.raises(IndexStoreError, match="has no snapshot ffff"):
+        rollback(tmp_path, "ffff")
+    next((tmp_path / "snapshots" / first).glob("eval.json")).write_text("{ }")
+    with pytest.raises(IndexStoreError, match=r"eval\.json is damaged"):
+        rollback(tmp_path, first)
+    assert open_snapshot(tmp_path).id == second
+
+
+def test_cleaning_leaves_the_current_one_and_what_is_open(tmp_path: Path, make_rows) -> None:
+    first = add(tmp_path, make_rows(4), 0)
+    reader = open_snapshot(tmp_path)
+    second = add(tmp_path, [row | {"key": f"more_{row['key']}"} for row in make_rows(2)], 1)
+    third = compact(tmp_path, EXACT).snapshot
+    assert clean(tmp_path).snapshots == ()  # they are younger than an hour
+    cleaned = clean(tmp_path, 0)
+    assert cleaned.snapshots == (second,) and cleaned.held == (first,) and cleaned.bytes > 0
+    assert len(held(reader)) == 8 and verify(tmp_path) == []
+    del reader
+    cleaned = clean(tmp_path, 0)
+    assert cleaned.snapshots == (first,) and cleaned.segments == 2
+    assert [one.id for one in list_snapshots(tmp_path)] == [third]
+    assert len(held(open_snapshot(tmp_path))) == 12 and verify(tmp_path) == []
+
+
+def test_a_damaged_snapshot_keeps_every_segment(tmp_path: Path, make_rows) -> None:
+    first = add(tmp_path, make_rows(4), 0)
+    compact(tmp_path, EXACT)
+    (tmp_path / "snapshots" / first / "manifest.json").write_text("{}")
+    assert clean(tmp_path).segments == 0
+    assert any("the manifest of snapshot" in fault for fault in verify(tmp_path))
+    assert "is damaged" in next(one for one in list_snapshots(tmp_path) if one.id == first).fault
+
+
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_an_index_is_a_dictionary(tmp_path_factory: pytest.TempPathFactory, make_rows, data: st.DataObject) -> None:
+    root = tmp_path_factory.mktemp("index")
+    model: dict[str, bytes] = {}
+    for step in range(data.draw(st.integers(1, 5))):
+        action = data.draw(st.sampled_from(["add", "delete", "compact", "clean"])) if model else "add"
+        if action == "add":
+            rows = [row | {"key": f"s{step}_{row['key']}"} for row in make_rows(data.draw(st.integers(1, 4)))]
+            add(root, rows, step)
+            for modality, seed in (("audio", step), ("image", step + 10_000)):
+                for row, vector in zip(rows, unit(seed, len(rows)), strict=True):
+                    model[f"{row['key']}/{modality}"] = vector.astype(np.float16).tobytes()
+        elif action == "delete" and len(model) > 1:
+            gone = data.draw(st.lists(st.sampled_from(sorted(model)), min_size=1, max_size=len(model) - 1, unique=True))
+            delete_items(root, item_ids=gone)
+            model = {name: vector for name, vector in model.items() if name not in gone}
+        elif action == "compact":
+            compact(root, EXACT)
+        else:
+            clean(root, 0)
+        found = held(open_snapshot(root))
+        assert found.keys() == model.keys()
+        for name, vector in model.items():  # made of two norms, so the last bit may differ
+            assert np.frombuffer(found[name], np.float16) == pytest.approx(np.frombuffer(vector, np.float16), abs=1e-3)
+    assert verify(root) == []
+
+
+def test_every_flipped_bit_and_cut_is_found(tmp_path: Path, make_rows) -> None:
+    add(tmp_path, make_rows(5), 0)
+    delete_items(tmp_path, keys=["gen_clip0_000000000"])
+    files = sorted(path for path in tmp_path.rglob("*") if path.is_file())
+    current = open_snapshot(tmp_path).id
+    rng = np.random.default_rng(0)
+    for number in range(300):
+        path = files[number % len(files)]
+        data = path.read_bytes()
+        place = int(rng.integers(len(data)))
+        if rng.random() < 0.3:
+            path.write_bytes(data[:place])
+        else:
+            path.write_bytes(data[:place] + bytes([data[place] ^ 1 << int(rng.integers(8))]) + data[place + 1 :])
+        try:
+            opened, faults = open_snapshot(tmp_path).id, verify(tmp_path)
+        except IndexStoreError:
+            opened, faults = None, ["refused"]
+        is_older = path.parent.name not in (current, "segments") and opened == current
+        assert faults and (opened is None or is_older), (path, place)
+        path.write_bytes(data)
+    assert verify(tmp_path) == [] and open_snapshot(tmp_path).id == current
+    assert os.listdir(tmp_path / "segments")
