@@ -1,6 +1,5 @@
 """Deleting, compacting, rolling back, cleaning: each index equals a plain dictionary that went through the same."""
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -192,4 +191,3 @@ def test_every_flipped_bit_and_cut_is_found(tmp_path: Path, make_rows) -> None:
         assert faults and (opened is None or is_older), (path, place)
         path.write_bytes(data)
     assert verify(tmp_path) == [] and open_snapshot(tmp_path).id == current
-    assert os.listdir(tmp_path / "segments")
