@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute
 
 from ..model.embed import Encoder, load_encoder
 from ..shards import ClipShards, read_dataset
@@ -23,6 +24,7 @@ from .plan import SearchConfig
 from .segment import GIVEN_SCHEMA, Draft, draft_segment, seal_segment
 from .snapshot import Snapshot, Tombstones, open_snapshot, publish, writing
 
+pc: Any = pyarrow.compute  # its functions are made at run time, unknown to type checkers
 CANARY_DIGITS = 6
 MODES = ("replace", "append", "upsert")
 CONTENTS = {"audio": "audio_sha256", "image": "frame_sha256"}
@@ -196,7 +198,7 @@ def _replaced(before: Snapshot, given: dict[str, pa.Table], config: IndexConfig)
     """
     gone = dict(before.tombstones)
     for segment in before.segments:
-        again = pa.compute.is_in(segment.rows["key"], value_set=given[segment.modality]["key"].combine_chunks())
+        again = pc.is_in(segment.rows["key"], value_set=given[segment.modality]["key"].combine_chunks())
         live, again_N = before.live(segment), again.to_numpy()
         rows = np.flatnonzero(again_N if live is None else again_N & live)
         if len(rows) and config.mode == "append":

@@ -230,7 +230,7 @@ def _chosen(snapshot: Snapshot, item_ids: set[str], keys: set[str], where: Where
     if where is not None:
         retriever = Retriever(snapshot)
         for modality in counts(snapshot):
-            for name, mask in (retriever.matches(where, modality).masks or {}).items():
+            for name, mask in (retriever.matches(where, modality).allowed or {}).items():
                 masks[name] |= mask
     live = {s.id: snapshot.live(s) for s in snapshot.segments}
     return {n: np.flatnonzero(m if live[n] is None else m & live[n]) for n, m in masks.items()}

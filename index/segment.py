@@ -9,20 +9,21 @@ Shapes: N rows, D dimensions, B rows of a block.
 
 import hashlib
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
+import pyarrow.compute
 import pyarrow.parquet as pq
 
 from ..shards.atomic import TEMPORARY_MARK, sync_directory, temporary_path, write_file
 from ..shards.commit import describe_file
 from .errors import IndexStoreError
 
+pc: Any = pyarrow.compute  # its functions are made at run time, unknown to type checkers
 VECTORS, ROWS, ANN = "vectors.npy", "rows.parquet", "ann.faiss"
 GIVEN_SCHEMA = pa.schema(
     [
@@ -135,7 +136,7 @@ def open_segment(directory: Path, entry: dict[str, Any]) -> Segment:
     return Segment(entry["id"], entry["modality"], vectors, rows, folder)
 
 
-def segment_faults(directory: Path, entry: dict[str, Any]) -> Iterable[str]:
+def segment_faults(directory: Path, entry: dict[str, Any]) -> Iterator[str]:
     """Yield what is wrong with a segment's files, a line each."""
     folder = directory / entry["id"]
     for name, about in entry["files"].items():
