@@ -15,6 +15,7 @@ import typer
 from . import UnibrivlError, __version__
 from .bench.commands import app as bench
 from .console import Json, bar, print_json, print_table, usage
+from .index.serve_command import serve
 from .ingest.commands import ingest, sample
 from .ingest.shards_commands import app as shards
 from .model.commands import app as model
@@ -121,6 +122,9 @@ def query(
         _print_answers(result)
         if html is not None:
             typer.echo(f"page: {html}")
+
+
+app.command(rich_help_panel=PANEL)(serve)
 
 
 def _print_answers(result: Any) -> None:

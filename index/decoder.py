@@ -165,9 +165,8 @@ def _array(kind: str, answer: dict[str, Any], body: bytes) -> np.ndarray:
     num_dimensions, dtype = SHAPES[kind]
     try:
         found = np.frombuffer(body, dtype).reshape(answer["shape"])
-        is_right = answer["dtype"] == dtype and found.ndim == num_dimensions and bool(np.isfinite(found).all())
-    except (ValueError, TypeError, KeyError):
-        is_right = False
-    if not is_right:
+    except (ValueError, TypeError, KeyError) as e:
+        raise _ChildDiedError("the decoder answered with something else") from e
+    if found.ndim != num_dimensions or not np.isfinite(found).all():
         raise _ChildDiedError("the decoder answered with something else")
     return found

@@ -44,7 +44,7 @@ def _decode_sound(source: str | BinaryIO, name: str, max_seconds: float, options
     parts: list[np.ndarray] = []
     num_samples = 0
     try:
-        with av.open(source, metadata_errors="replace", options=options) as container:
+        with av.open(source, "r", metadata_errors="replace", options=options) as container:
             if not container.streams.audio:
                 raise QueryError(f"{name}: has no sound; give a sound file (WAV, FLAC, OGG, MP3, M4A) or a video")
             resampler = av.AudioResampler(format="flt", layout="mono", rate=SAMPLE_RATE)
