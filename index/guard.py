@@ -32,8 +32,9 @@ LOOPBACK = ("127.0.0.1", "localhost", "::1")
 OPEN_PATHS = ("/", "/healthz", "/readyz", "/v1/login")
 """What is answered without the token, with the page's own files."""
 COOKIE = "unibrivl"
+DRAINED = (401, 403, 413, 415, 421, 422, 429)
 DRAIN_S, DRAIN_BYTES = 2.0, 64 << 20
-"""How much of a refused body is still read, so that the sender gets to see the answer."""
+"""With which answers, how long and how much of a body is still read, so that its sender gets to see the answer."""
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; media-src 'self' blob:; "
     "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
@@ -191,14 +192,16 @@ class _Exchange:
         message = await self._receive()
         if message["type"] == "http.request":
             self._received_bytes += len(message.get("body", b""))
+            self.is_received = not message.get("more_body", False)
             if self._received_bytes > self._config.max_body_bytes:
                 raise too_large(self._config.max_body_bytes)
-            self.is_received = not message.get("more_body", False)
         return message
 
     async def send(self, message: Message) -> None:
         """Hand on a piece of the answer; give up on a client that takes none."""
         if message["type"] == "http.response.start":
+            if not self.is_received and message["status"] in DRAINED:
+                await self._drain()
             self.status = message["status"]
             there = {name for name, _ in message.get("headers", ())}
             added = [(name, value) for name, value in HEADERS if name not in there]
@@ -217,12 +220,11 @@ class _Exchange:
         """Answer with an error, unless an answer has begun already."""
         if self.status:
             return
-        if not self.is_received and error.status in (401, 403, 413, 421, 429):
-            await self._drain()
         body = error_body(error)
         headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
         headers += [(b"retry-after", b"1")] * (error.status == 429)
         headers += [(b"www-authenticate", b"Bearer")] * (error.status == 401)
+        headers += [(b"connection", b"close")] * (not self.is_received)
         with suppress(_ClientLeftError):
             await self.send({"type": "http.response.start", "status": error.status, "headers": headers})
             await self.send({"type": "http.response.body", "body": body})

@@ -6,7 +6,7 @@ from typing import Any, Literal, TypeVar
 from fastapi import Request
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from starlette.datastructures import FormData, UploadFile
-from starlette.formparsers import MultiPartException
+from starlette.exceptions import HTTPException
 
 from .decoder import Decoder
 from .engine import Engine, Part, Question
@@ -104,8 +104,8 @@ async def read_body(request: Request, kind: type[Body]) -> tuple[Body, dict[str,
                 if len({name for name, _ in files}) < len(files):
                     raise RequestError(422, "invalid", "two files of the form have one name", SEE)
                 return _checked(kind, _told_by(form)), {name: await file.read() for name, file in files}
-        except MultiPartException as e:
-            raise RequestError(400, "form", f"the form cannot be read: {e.message}", SEE) from e
+        except HTTPException as e:
+            raise RequestError(400, "form", f"the form cannot be read: {e.detail}", SEE) from e
     raise RequestError(415, "content_type", f"a body of type {content_type[:80] or 'nothing'}", "send JSON or a form")
 
 

@@ -143,6 +143,7 @@ function showQuestion() {
 }
 
 function askSoon() {
+  $("results").setAttribute("aria-busy", "true");
   clearTimeout(waiting);
   waiting = setTimeout(() => ask({ replace: true }), 250);
 }
@@ -161,6 +162,7 @@ function addFile(file, name) {
   if (!kind) {
     return tell({ message: `${file.name} is neither a sound nor a picture.`, hint: "WAV, FLAC, OGG, MP3, M4A and videos are heard; JPEG, PNG, WebP, GIF and BMP are seen." });
   }
+  if (!file.size) return tell({ message: `${file.name} is empty.`, hint: "Choose another file." });
   const most = index?.limits.max_body_bytes ?? Infinity;
   if (file.size > most) {
     return tell({ message: `${file.name} is too large.`, hint: `It has ${megabytes(file.size)}, this server takes ${megabytes(most)}.` });
@@ -177,7 +179,10 @@ async function ask({ replace = false, remembered = false } = {}) {
   running?.abort();
   if (!remembered) remember({ replace });
   showQuestion();
-  if (!parts.length) return showStart();
+  if (!parts.length) {
+    $("results").removeAttribute("aria-busy");
+    return showStart();
+  }
   const mine = (running = new AbortController());
   $("results").setAttribute("aria-busy", "true");
   try {
@@ -349,7 +354,7 @@ async function toggleRecording() {
     button.setAttribute("aria-pressed", String(isOn));
     use.setAttribute("href", isOn ? "#icon-stop" : "#icon-microphone");
     $("level").hidden = !isOn;
-    if (!isOn) $("record-label").textContent = "Record a sound";
+    $("record-label").textContent = isOn ? "Stop" : "Record a sound";
   };
   try {
     show(true);

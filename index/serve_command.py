@@ -43,13 +43,10 @@ def serve(
 
     Example: unibrivl serve try/index --port 8757
     """
-    try:
-        from .batcher import BatchConfig
-        from .decoder import DecodeConfig
-        from .guard import LOOPBACK, GuardConfig
-        from .serve import ServeConfig, listen, open_server, run_server, url_of
-    except ImportError as e:
-        raise UnibrivlError(f"{e.name} is not installed: run pip install 'unibrivl[serve]'") from e
+    from .decoder import DecodeConfig
+    from .guard import LOOPBACK, GuardConfig
+    from .serve_config import ServeConfig, listen, url_of
+
     with usage():
         hosts = tuple(dict.fromkeys((*LOOPBACK, host, *(allow_host or ()))))
         guard = GuardConfig(
@@ -58,9 +55,13 @@ def serve(
         )  # fmt: skip
         config = ServeConfig(
             index=index, run=run, image_tower=image_tower, accept_other_encoder=accept_other_encoder, host=host,
-            port=port, threads=threads, max_k=max_k, guard=guard, batch=BatchConfig(),
+            port=port, threads=threads, max_k=max_k, guard=guard,
             decode=DecodeConfig(children=decoders, max_seconds=max_seconds, timeout_s=min(10.0, deadline)),
         )  # fmt: skip
+    try:
+        from .serve import open_server, run_server
+    except ImportError as e:
+        raise UnibrivlError(f"{e.name} is not installed: run pip install 'unibrivl[serve]'") from e
     with listen(config) as listener:
         server = open_server(config)
         told = {"url": url_of(listener), "index": str(index), "snapshot": server.live.engine.snapshot.id}

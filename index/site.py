@@ -55,14 +55,23 @@ def docs_page(openapi: dict[str, Any], base_url: str) -> str:
     return _template().render(api=openapi, operations=operations, base=base_url.rstrip("/"))
 
 
-def _fields(operation: dict[str, Any], openapi: dict[str, Any]) -> list[tuple[str, str, str]]:
+Fields = list[tuple[str, str, str]]
+
+
+def _fields(operation: dict[str, Any], openapi: dict[str, Any]) -> Fields:
     """Return name, type and meaning of what a request may carry."""
     fields = [(p["name"], "in the address", p.get("description", "")) for p in operation.get("parameters", ())]
     content = operation.get("requestBody", {}).get("content", {})
-    schema = content.get("application/json", {}).get("schema", {})
+    return fields + _body_fields(content.get("application/json", {}).get("schema", {}), openapi, "")
+
+
+def _body_fields(schema: dict[str, Any], openapi: dict[str, Any], place: str) -> Fields:
     told = openapi["components"]["schemas"].get(schema.get("$ref", "").rpartition("/")[2], schema)
+    fields: Fields = []
     for name, about in told.get("properties", {}).items():
-        fields.append((name, _type(about), about.get("description", "")))
+        fields.append((f"{place}{name}", _type(about), about.get("description", "")))
+        if "$ref" in about.get("items", {}) and not place:
+            fields += _body_fields(about["items"], openapi, f"{name}[].")
     return fields
 
 

@@ -10,7 +10,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from unibrivl.index.serve import ServeConfig, Server, listen, url_of, uvicorn_server
+from unibrivl.index.serve import Server, uvicorn_server
+from unibrivl.index.serve_config import ServeConfig, listen, url_of
 
 START_S = 30
 

@@ -13,7 +13,9 @@ from hypothesis import strategies as st
 from unibrivl.index.batcher import BatchConfig, Batcher
 
 
-def run(answer: Callable[[Sequence[Any]], Any], work: Callable[[Batcher[Any, Any]], Awaitable[Any]], **options: Any) -> Any:
+def run(
+    answer: Callable[[Sequence[Any]], Any], work: Callable[[Batcher[Any, Any]], Awaitable[Any]], **options: Any
+) -> Any:
     async def main() -> Any:
         coming = options.pop("coming", lambda: 0)
         batcher: Batcher[Any, Any] = Batcher(answer, BatchConfig(**options), coming)

@@ -87,7 +87,9 @@ def refusal(work: Callable[[Decoder], Awaitable[Any]], **config: Any) -> str:
 
 def test_limits_of_length_and_pixels_are_told() -> None:
     assert "longer than 2 s" in refusal(lambda d: d.sound(sound_file(3), "part 1"), max_seconds=2.0)
-    assert "90 x 70 pixels, want 5,000" in refusal(lambda d: d.picture(picture_file(90, 70), "part 1", 64), max_pixels=5000)
+    assert "90 x 70 pixels, want 5,000" in refusal(
+        lambda d: d.picture(picture_file(90, 70), "part 1", 64), max_pixels=5000
+    )
 
 
 def test_a_decompression_bomb_is_refused_before_it_bursts() -> None:
@@ -217,7 +219,9 @@ def test_a_child_cannot_fill_the_disk(tmp_path: Path) -> None:
         "bound(2 << 30)\n"
         "open(sys.argv[1], 'wb', buffering=0).write(b'x')\n"
     )
-    done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "x")], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "x")], capture_output=True, text=True, check=False
+    )
     assert done.returncode == 1 and "File too large" in done.stderr
     assert (tmp_path / "x").stat().st_size == 0
 
