@@ -335,11 +335,24 @@ function showStart() {
 function tell(error, again = null) {
   $("notice").hidden = !error;
   if (!error) return;
-  const known = typeof error.message === "string" && !(error instanceof Error);
-  document.querySelector("#notice .message").textContent = known ? error.message : "Something went wrong on this page.";
-  document.querySelector("#notice .advice").textContent = known ? error.hint ?? "" : String(error);
-  $("again").hidden = !again;
+  const [message, advice] = wordsOf(error);
+  document.querySelector("#notice .message").textContent = message;
+  document.querySelector("#notice .advice").textContent = advice;
+  const isMine = error.status >= 400 && error.status < 500 && error.status !== 429; // asking once more changes nothing
+  $("again").hidden = !again || isMine;
   $("again").onclick = again;
+}
+
+/** The server counts parts; people know them by name. What follows a semicolon is what to do. */
+function wordsOf(error) {
+  if (error instanceof Error || typeof error.message !== "string") return ["Something went wrong on this page.", String(error)];
+  const named = error.message.replace(/^part (\d+)\b/, (told, number) => {
+    const part = parts[number - 1];
+    return part ? (part.kind === "text" ? `\u201c${part.value}\u201d` : part.name) : told;
+  });
+  const [message, ...rest] = error.hint ? [named] : named.split("; ");
+  const advice = error.hint || rest.join("; ");
+  return [message, advice.charAt(0).toUpperCase() + advice.slice(1)];
 }
 
 function signIn() {

@@ -1,12 +1,15 @@
 """The command `unibrivl serve`."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from .. import UnibrivlError
 from ..console import Json, print_json, usage
+
+if TYPE_CHECKING:
+    from .serve_config import ServeConfig
 
 
 def serve(
@@ -45,7 +48,7 @@ def serve(
     """
     from .decoder import DecodeConfig
     from .guard import LOOPBACK, GuardConfig
-    from .serve_config import ServeConfig, listen, url_of
+    from .serve_config import ServeConfig
 
     with usage():
         hosts = tuple(dict.fromkeys((*LOOPBACK, host, *(allow_host or ()))))
@@ -58,13 +61,19 @@ def serve(
             port=port, threads=threads, max_k=max_k, guard=guard,
             decode=DecodeConfig(children=decoders, max_seconds=max_seconds, timeout_s=min(10.0, deadline)),
         )  # fmt: skip
+    _run(config, as_json)
+
+
+def _run(config: "ServeConfig", as_json: bool) -> None:
+    from .serve_config import listen, url_of
+
     try:
         from .serve import open_server, run_server
     except ImportError as e:
         raise UnibrivlError(f"{e.name} is not installed: run pip install 'unibrivl[serve]'") from e
     with listen(config) as listener:
         server = open_server(config)
-        told = {"url": url_of(listener), "index": str(index), "snapshot": server.live.engine.snapshot.id}
+        told = {"url": url_of(listener), "index": str(config.index), "snapshot": server.live.engine.snapshot.id}
         if as_json:
             print_json(told)
         else:

@@ -1,4 +1,4 @@
-"""Makes docs/search-page.png: `python tests/index/picture.py INDEX docs/search-page.png`, with the index of `make demo`.
+"""Makes docs/search-page.png: `python tests/index/picture.py INDEX docs/search-page.png`, INDEX of `make demo`.
 
 The question is a sound of the index, told apart by its caption, less a picture; the page is shown as it comes.
 """

@@ -231,8 +231,8 @@ def test_answers_are_filtered(page: Page, client: Client) -> None:
     ("name", "media_type", "data", "told"),
     [
         ("notes.txt", "text/plain", b"hello", "notes.txt is neither a sound nor a picture"),
-        ("torn.wav", "audio/wav", b"RIFF\x00\x00\x00\x00WAVE", "part 1: not a readable sound file"),
-        ("torn.png", "image/png", b"\x89PNG\r\n\x1a\n0000", "part 1: not a readable picture"),
+        ("torn.wav", "audio/wav", b"RIFF\x00\x00\x00\x00WAVE", "torn.wav: not a readable sound file"),
+        ("torn.png", "image/png", b"\x89PNG\r\n\x1a\n0000", "torn.png: not a readable picture"),
         ("empty.wav", "audio/wav", b"", "empty.wav is empty"),
         ("large.wav", "audio/wav", bytes(MOST + 1), "large.wav is too large"),
     ],
@@ -250,6 +250,7 @@ def test_what_cannot_be_searched_with_is_told_kindly(
     )  # fmt: skip
     page.wait(lambda: page.one("#notice").is_displayed())
     assert page.one("#notice").get_attribute("role") == "alert" and told in page.one("#notice .message").text
+    assert page.one("#notice .advice").text and not page.one("#again").is_displayed()
     page.one("#dismiss").click()
     assert not page.one("#notice").is_displayed()
     refused = [e for e in page.driver.get_log("browser") if e["level"] == "SEVERE"]
