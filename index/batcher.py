@@ -39,6 +39,7 @@ class Batcher(Generic[Question, Answer]):
         answer: Callable[[Sequence[Question]], Sequence[Answer | BaseException]],
         config: BatchConfig,
         coming: Callable[[], int] = lambda: 0,
+        on_pass: Callable[[int], object] = lambda size: None,
     ) -> None:
         """Remember what to do; passes begin with `start`.
 
@@ -46,13 +47,12 @@ class Batcher(Generic[Question, Answer]):
             answer: called in the one thread that computes; returns an answer or an error for each question.
             config: how long to wait for more.
             coming: how many questions are on their way but not here yet (being received or decoded).
+            on_pass: hears how many questions each pass has.
         """
-        self._answer, self._config, self._coming = answer, config, coming
+        self._answer, self._config, self._coming, self._on_pass = answer, config, coming, on_pass
         self._waiting: asyncio.Queue[tuple[Question, asyncio.Future[Answer]]] = asyncio.Queue()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="answers")
         self._task: asyncio.Task[None] | None = None
-        self.sizes: list[int] = []
-        """Questions of each pass since this was last emptied."""
 
     @property
     def waiting(self) -> int:
@@ -106,7 +106,7 @@ class Batcher(Generic[Question, Answer]):
         return batch
 
     async def _pass(self, batch: list[tuple[Question, "asyncio.Future[Answer]"]]) -> None:
-        self.sizes.append(len(batch))
+        self._on_pass(len(batch))
         questions = [question for question, _ in batch]
         try:
             answers = await asyncio.get_running_loop().run_in_executor(self._thread, self._answer, questions)

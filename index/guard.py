@@ -35,6 +35,7 @@ COOKIE = "unibrivl"
 DRAINED = (401, 403, 413, 415, 421, 422, 429)
 DRAIN_S, DRAIN_BYTES = 2.0, 64 << 20
 """With which answers, how long and how much of a body is still read, so that its sender gets to see the answer."""
+FAULT = RequestError(500, "internal", "the server made a mistake", "its log tells more")
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; media-src 'self' blob:; "
     "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
@@ -122,7 +123,7 @@ class Guard:
             logger.info("%s: the client has gone or takes nothing", scope["path"])
         except Exception:
             logger.exception("%s %s", scope["method"], scope["path"])
-            await exchange.refuse(RequestError(500, "internal", "the server made a mistake", "its log tells more"))
+            await exchange.refuse(FAULT)
 
     async def _admit(self, scope: MutableMapping[str, Any], headers: dict[str, str], exchange: "_Exchange") -> None:
         """Let a question in if there is room, and give up on it when its time is over."""

@@ -14,7 +14,7 @@ from starlette.exceptions import HTTPException
 from .. import UnibrivlError, __version__
 from .counters import CONTENT_TYPE
 from .errors import IndexMismatchError, IndexStoreError, RequestError
-from .guard import COOKIE, error_body, same_secret
+from .guard import COOKIE, FAULT, error_body, same_secret
 from .items import byte_range, describe, find_row, handles, medium_of
 from .requests import MAX_PARTS, BatchBody, LoginBody, RerankBody, SearchBody, question_of, read_body
 from .site import ASSETS, docs_page
@@ -52,6 +52,7 @@ def add_routes(app: FastAPI, server: "Server") -> None:
         app.add_api_route(path, answer, methods=["GET"], responses=ERRORS)
     app.add_exception_handler(UnibrivlError, _tell_error)
     app.add_exception_handler(HTTPException, _tell_http_error)
+    app.add_exception_handler(Exception, _tell_fault)
 
 
 class Api(FastAPI):
@@ -115,11 +116,7 @@ async def tell_ready(request: Request) -> Response:
 
 async def tell_metrics(request: Request) -> Response:
     """Tell what was counted, for Prometheus."""
-    server = _server(request)
-    for size in server.batcher.sizes:
-        server.counters.batches.add(size)
-    server.batcher.sizes.clear()
-    return PlainTextResponse(server.counters.text(), media_type=CONTENT_TYPE)
+    return PlainTextResponse(_server(request).counters.text(), media_type=CONTENT_TYPE)
 
 
 async def tell_index(request: Request) -> Response:
@@ -260,3 +257,8 @@ async def _tell_http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     known = RequestError(error.status_code, "http", str(error.detail), "GET /docs shows what there is")
     return Response(error_body(known), status_code=known.status, media_type="application/json", headers=error.headers)
+
+
+async def _tell_fault(request: Request, error: Exception) -> Response:
+    """Tell of a mistake of ours; the guard writes it into the log."""
+    return Response(error_body(FAULT), status_code=FAULT.status, media_type="application/json")

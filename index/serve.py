@@ -33,12 +33,14 @@ class Server:
     """Everything that the routes need."""
 
     def __init__(self, config: ServeConfig, engine: Engine) -> None:
-        """Put the parts together; they start with `running`."""
+        """Put the parts together; they start with the application."""
         self.config = config
         self.live = Live(engine, config.watch_s)
         self.decoder = Decoder(config.decode)
-        self.batcher: Batcher[Question, QueryResult] = Batcher(self.live.answer, config.batch, lambda: self._coming)
         self.counters = Counters()
+        self.batcher: Batcher[Question, QueryResult] = Batcher(
+            self.live.answer, config.batch, coming=lambda: self._coming, on_pass=self.counters.batches.add
+        )
         self.is_ready = False
         self._coming = 0
         self.app = Api(

@@ -18,7 +18,9 @@ def run(
 ) -> Any:
     async def main() -> Any:
         coming = options.pop("coming", lambda: 0)
-        batcher: Batcher[Any, Any] = Batcher(answer, BatchConfig(**options), coming)
+        sizes: list[int] = []
+        batcher: Batcher[Any, Any] = Batcher(answer, BatchConfig(**options), coming, sizes.append)
+        batcher.sizes = sizes  # type: ignore[attr-defined]
         batcher.start()
         try:
             return await work(batcher)
