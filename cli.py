@@ -6,15 +6,15 @@ files (one line), 2 for a mistake of usage. Heavy libraries load inside the comm
 
 import errno
 import sys
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from . import UnibrivlError, __version__
 from .bench.commands import app as bench
-from .console import Json, bar, print_json, print_table, usage
+from .console import Json, bar, print_json
+from .index.query_command import query
 from .index.serve_command import serve
 from .ingest.commands import ingest, sample
 from .ingest.shards_commands import app as shards
@@ -38,14 +38,6 @@ app.command(rich_help_panel=PANEL)(embed)
 app.add_typer(shards, name="shards", rich_help_panel=PANEL)
 app.add_typer(model, name="model", rich_help_panel=PANEL)
 app.add_typer(bench, name="bench", rich_help_panel="Measured")
-
-
-class Target(StrEnum):
-    """What `query` searches."""
-
-    image = "image"
-    audio = "audio"
-    both = "both"
 
 
 def _version(asked: bool) -> None:
@@ -87,54 +79,8 @@ def index(
         typer.echo(f"{items} items in {out}, snapshot {result.snapshot}" + ("" if result.built else " (was there)"))
 
 
-@app.command(rich_help_panel=PANEL)
-def query(
-    index: Annotated[Path, typer.Argument(help="Index to search.")],
-    audio: Annotated[Path | None, typer.Option(help="Sound to search with.")] = None,
-    image: Annotated[Path | None, typer.Option(help="Picture to search with.")] = None,
-    to: Annotated[Target, typer.Option(help="What to search.")] = Target.both,
-    k: Annotated[int, typer.Option("-k", help="Answers a list.")] = 10,
-    run: Annotated[Path | None, typer.Option(help="Folder of the run, if it was moved.")] = None,
-    image_tower: Moved = None,
-    as_json: Json = False,
-    html: Annotated[Path | None, typer.Option(help="Write a page with pictures and players.")] = None,
-) -> None:
-    """Find the clips nearest to a sound or a picture.
-
-    Example: unibrivl query try/index --audio try/stamps/media/--M0ewU2XAo.mp4 --to image --html answers.html
-    """
-    from .index.query import QueryConfig, run_query
-    from .shards.checks import check_file
-
-    with usage():
-        config = QueryConfig(index=index, audio=audio, image=image, to=to.value, k=k, run=run, image_tower=image_tower)
-    if html is not None:
-        check_file(html, UnibrivlError)
-    result = run_query(config)
-    if html is not None:
-        from .index.cards import query_page
-        from .index.page import write_page
-
-        write_page(query_page(config, result), html)
-    if as_json:
-        print_json(result.as_dict())
-    else:
-        _print_answers(result)
-        if html is not None:
-            typer.echo(f"page: {html}")
-
-
+app.command(rich_help_panel=PANEL)(query)
 app.command(rich_help_panel=PANEL)(serve)
-
-
-def _print_answers(result: Any) -> None:
-    for modality, answers in result.results.items():
-        rows = [
-            (str(a.rank), f"{a.score:.3f}", a.caption, ", ".join(a.labels), a.split,
-             f"{a.start_ms / 1000:g}-{a.end_ms / 1000:g} s", a.key)
-            for a in answers
-        ]  # fmt: skip
-        print_table(f"nearest {modality}", ("", "cosine", "caption", "labels", "split", "time", "key"), rows)
 
 
 def main() -> None:

@@ -10,14 +10,15 @@ from PIL import Image
 
 from ..shards import SAMPLE_RATE, Sample
 from ..shards.reader import read_sample
+from .answers import QueryResult
 from .media import read_picture, read_sound
 from .page import Card, Page, Question
-from .query import QueryConfig, QueryResult
-from .snapshot import Snapshot, open_snapshot
+from .query import Asked, QueryConfig
+from .snapshot import Snapshot
 
 PICTURE_PX = 256
 """Side of a query picture on the page."""
-WORDS = {"audio": "sound", "image": "picture"}
+WORDS = {"audio": "sound", "image": "picture", "text": "words"}
 
 
 def stored_sample(snapshot: Snapshot, row: dict[str, Any]) -> Sample:
@@ -50,47 +51,51 @@ def clip_card(
     )  # fmt: skip
 
 
-def query_page(config: QueryConfig, result: QueryResult) -> Page:
-    """Return the page of one answered query."""
-    snapshot = open_snapshot(config.index)
-    asked = "audio" if config.audio else "image"
+def query_page(config: QueryConfig, snapshot: Snapshot, result: QueryResult) -> Page:
+    """Return the page of one answered question."""
+    asked = [name for name in ("audio", "image", "text") if any(p["modality"] == name for p in result.query["parts"])]
+    query = _query_card(config)
     questions = []
     for modality, found in result.results.items():
-        rows = snapshot.segment(modality).rows
-        position = {item: n for n, item in enumerate(rows["item_id"].to_pylist())}
-        cards = [
-            clip_card(snapshot, rows.slice(position[a.item_id], 1).to_pylist()[0], score=a.score, rank=a.rank)
-            for a in found
-        ]
+        cards = []
+        for answer in found:
+            segment, row = snapshot.find(answer.item_id)
+            fields = segment.rows.slice(row, 1).to_pylist()[0]
+            cards.append(clip_card(snapshot, fields, score=answer.score, rank=answer.rank))
         questions.append(
             Question(
-                heading=f"The nearest {WORDS[modality]}s", direction=f"{WORDS[asked]} to {WORDS[modality]}",
-                query=_query_card(config), answers=tuple(cards), true_rank=None, gallery=len(rows),
-                query_modality=asked, answer_modality=modality,  # type: ignore[arg-type]
+                heading=f"The nearest {WORDS[modality]}s",
+                direction=f"{' and '.join(WORDS[name] for name in asked)} to {WORDS[modality]}",
+                query=query, answers=tuple(cards), true_rank=None, gallery=result.filter.matched[modality],
+                query_modality=asked[0], answer_modality=modality,  # type: ignore[arg-type]
             )
         )  # fmt: skip
+    recall = "not recorded" if result.recall is None else f"{result.recall:g}"
     return Page(
-        title=f"What is near {(config.audio or config.image or Path()).name}",
-        paragraphs=(), tables=(), questions=tuple(questions),
+        title=f"What is near {query.title}", paragraphs=() if result.other_encoder is None else (result.other_encoder,),
+        tables=(), questions=tuple(questions),
         facts=(
-            ("index", result.index), ("snapshot", result.snapshot),
-            ("search", f"{result.mode}, recall {result.recall:g}"),
-            ("audio model", result.encoder["audio"][:16]), ("image model", result.encoder["image"][:16]),
+            ("index", result.index), ("snapshot", result.snapshot), ("search", f"{result.mode}, recall {recall}"),
+            *((f"{modality} model", name[:16]) for modality, name in result.encoder.items()),
         ),
     )  # fmt: skip
 
 
 def _query_card(config: QueryConfig) -> Card:
-    path = config.audio or config.image
-    assert path is not None
-    image = audio = None
-    buffer = io.BytesIO()
-    if config.audio:
-        soundfile.write(buffer, read_sound(config.audio), SAMPLE_RATE, format="FLAC", subtype="PCM_16")
-        audio = buffer.getvalue()
-    else:
-        Image.fromarray(read_picture(path, PICTURE_PX)).save(buffer, "PNG")
-        image = buffer.getvalue()
-    return Card(
-        title=path.name, subtitle="", key=path.name, image=image, audio=audio, score=None, rank=None, is_true=None
-    )
+    """Return the card of a question: the names of its parts, its first sound and its first picture."""
+    audio = image = None
+    for asked in config.asked:
+        buffer = io.BytesIO()
+        if asked.kind == "audio" and audio is None:
+            soundfile.write(buffer, read_sound(Path(asked.value)), SAMPLE_RATE, format="FLAC", subtype="PCM_16")
+            audio = buffer.getvalue()
+        elif asked.kind == "image" and image is None:
+            Image.fromarray(read_picture(Path(asked.value), PICTURE_PX)).save(buffer, "PNG")
+            image = buffer.getvalue()
+    title = " ".join(("-" if a.minus else "+") * (n > 0 or a.minus) + _named(a) for n, a in enumerate(config.asked))
+    return Card(title=title, subtitle="", key="", image=image, audio=audio, score=None, rank=None, is_true=None)
+
+
+def _named(asked: Asked) -> str:
+    name = Path(asked.value).name if asked.kind in ("audio", "image") else asked.value
+    return f"{asked.weight:g} {name}" if asked.weight != 1 else name

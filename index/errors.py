@@ -28,3 +28,7 @@ class RequestError(UnibrivlError):
         """Keep what the answer needs."""
         super().__init__(message)
         self.status, self.code, self.hint = status, code, hint
+
+
+class GateError(UnibrivlError):
+    """An index that does not reach the recall asked for, or not within the memory given."""

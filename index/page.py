@@ -57,8 +57,8 @@ class Question:
     """What the reader sees above the query."""
     direction: str
     """From what to what, in words: "sound to picture"."""
-    query_modality: Modality
-    """What was searched with; the query card shows only this one openly."""
+    query_modality: Literal["audio", "image", "text"]
+    """What was searched with; the query card shows only this one openly, and words as its title."""
     answer_modality: Modality
     """What was searched for; the answers show this one large and the other one small."""
     query: Card
@@ -72,8 +72,8 @@ class Question:
 
     def __post_init__(self) -> None:
         """Refuse a modality that the page cannot show."""
-        for modality in (self.query_modality, self.answer_modality):
-            if modality not in ("audio", "image"):
+        for modality, words in ((self.query_modality, ("text",)), (self.answer_modality, ())):
+            if modality not in ("audio", "image", *words):
                 raise ValueError(f"unknown modality {modality!r}, expected 'audio' or 'image'")
 
 

@@ -1,22 +1,37 @@
-"""`query`: one sound or picture, the nearest clips, and how they were found."""
+"""`query`: sounds, pictures, texts and items of the index, alone or together; the nearest clips, and how found.
+
+What a question means stands in `question.py`, how it is answered in `engine.py`; here files become questions.
+"""
 
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import numpy as np
-
-from ..model.embed import Encoder, load_encoder
-from ..shards.checks import check_ranges
-from .errors import IndexMismatchError, QueryError
+from .answers import QueryResult
+from .engine import Engine, open_engine
+from .errors import QueryError
 from .media import read_picture, read_sound
-from .search import search_distinct
-from .snapshot import Snapshot, open_snapshot
+from .question import Part, Question
 
-Target = Literal["image", "audio", "both"]
-CANARY_COSINE = 0.999
-"""Least cosine between a canary embedded at build time and now, on any device and precision."""
+KINDS = ("audio", "image", "text", "item")
+MINUS = "minus_"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Asked:
+    """One thing to search with, as a person names it."""
+
+    kind: str
+    """`audio` or `image` for a file, `text`, or `item` for something that the index holds."""
+    value: str
+    weight: float = 1.0
+    minus: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse an unknown kind."""
+        if self.kind not in KINDS:
+            raise ValueError(f"kind is {self.kind!r}, want {', '.join(KINDS)}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -24,145 +39,110 @@ class QueryConfig:
     """What `unibrivl query` was asked."""
 
     index: Path
-    audio: Path | None = None
-    image: Path | None = None
-    """Exactly one of the two."""
-    to: Target = "both"
+    asked: tuple[Asked, ...] = ()
+    to: str = "both"
     """Which modality is searched."""
     k: int = 10
+    where: Any = None
+    """A filter, as `parse_where` takes it."""
+    exact: bool = False
+    fuse: str = "sum"
+    distinct: bool = True
+    near: float | None = None
     run: Path | None = None
     """Where the run lies, if it was moved."""
     image_tower: str | None = None
     """The image tower's name where its weights lie now, if they were moved."""
+    accept_other_encoder: bool = False
+    """Goes on with an encoder that did not build the index; every answer says so."""
 
     def __post_init__(self) -> None:
         """Refuse what cannot be asked."""
-        if (self.audio is None) == (self.image is None):
-            raise ValueError("give one query: --audio FILE or --image FILE")
-        check_ranges(self, k=(1, 10_000))
+        if self.asked:
+            question_of(self, tuple(Part("audio", None, a.weight, a.minus) for a in self.asked))
+
+    def open(self) -> Engine:
+        """Open the index.
+
+        Raises:
+            IndexStoreError, IndexMismatchError, CheckpointError: the index or its encoder is not in order.
+        """
+        return open_engine(
+            self.index, self.run, self.image_tower, accept_other_encoder=self.accept_other_encoder
+        )  # fmt: skip
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Answer:
-    """One clip that was found."""
+def asked_of(values: dict[str, tuple[str, ...]], weights: dict[str, tuple[float, ...]]) -> tuple[Asked, ...]:
+    """Return what options or columns name.
 
-    rank: int
-    item_id: str
-    modality: str
-    score: float
-    """Cosine."""
-    key: str
-    caption: str
-    labels: list[str]
-    language: str
-    split: str
-    start_ms: int
-    end_ms: int
-    shard: str
-    same_content: int
-    """How many more clips hold the very same sound or picture; they are not listed."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class QueryResult:
-    """What `query --json` prints."""
-
-    index: str
-    snapshot: str
-    encoder: dict[str, str]
-    query: dict[str, str]
-    mode: str
-    """`exact`."""
-    recall: float
-    """Of the search against an exact scan; 1 for an exact scan."""
-    timings_ms: dict[str, float]
-    results: dict[str, list[Answer]]
-    """By modality, best first."""
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return plain values for JSON."""
-        return asdict(self)
-
-
-def open_encoder(snapshot: Snapshot, run: Path | None = None, image_tower: str | None = None) -> Encoder:
-    """Load the encoder of an index and make sure that it is the one that built it.
+    Args:
+        values: files, texts and items by kind; `minus_` before a kind takes them away.
+        weights: by kind, in the order of its values; the last one goes for all that follow. 1 where none is given.
 
     Raises:
-        IndexMismatchError: another model, or the same that computes something else here.
-        CheckpointError: the run is missing or damaged.
+        ValueError: there is nothing to ask with, or a weight of a kind that is not asked with.
     """
-    place = run or (snapshot.root / snapshot.manifest["run"]).resolve()
-    encoder = load_encoder(place, image_tower)
-    built = snapshot.manifest["encoder"]
-    for modality, fingerprint in encoder.fingerprints().items():
-        if fingerprint != built["fingerprints"][modality]:
-            raise IndexMismatchError(
-                f"{snapshot.root} was built by the {modality} model {built['fingerprints'][modality][:12]}, "
-                f"{place} holds {fingerprint[:12]}; name the right run with --run, or build the index again"
-            )
-    for modality, embedding in encoder.canaries().items():
-        cosine = float(embedding @ np.asarray(built["canaries"][modality], dtype=np.float32))
-        if cosine < CANARY_COSINE:
-            raise IndexMismatchError(
-                f"{place} embeds the {modality} canary of {snapshot.root} at cosine {cosine:.4f}, "
-                f"want {CANARY_COSINE}; library versions differ from those of the build: build the index again"
-            )
-    return encoder
+    if extra := [kind for kind in weights if not values.get(kind)]:
+        raise ValueError(f"weight names {extra[0]!r}, but nothing of that kind is asked with")
+    asked = []
+    for kind, named in values.items():
+        given = weights.get(kind, ()) or (1.0,)
+        if len(given) > len(named):
+            raise ValueError(f"weight has {len(given)} numbers for {len(named)} of {kind}")
+        for number, value in enumerate(named):
+            weight = given[min(number, len(given) - 1)]
+            kept = Asked(kind=kind.removeprefix(MINUS), value=value, weight=weight, minus=kind.startswith(MINUS))
+            asked.append(kept)
+    if not asked:
+        raise ValueError("give something to search with: --audio FILE, --image FILE, --text WORDS or --item ID")
+    return tuple(asked)
 
 
-def run_query(config: QueryConfig) -> QueryResult:
-    """Answer one query.
-
-    Raises:
-        QueryError: the query file is not readable.
-        IndexStoreError, IndexMismatchError, CheckpointError: the index or its encoder is not in order.
-    """
-    marks = [("open", time.perf_counter())]
-    snapshot = open_snapshot(config.index)
-    encoder = open_encoder(snapshot, config.run, config.image_tower)
-    marks.append(("decode", time.perf_counter()))
-    if config.audio is not None:
-        sound = read_sound(config.audio)
-        marks.append(("encode", time.perf_counter()))
-        embedding = encoder.audio([sound])[0]
-    else:
-        assert config.image is not None
-        picture = read_picture(config.image, snapshot.manifest["encoder"]["frame_px"])
-        marks.append(("encode", time.perf_counter()))
-        embedding = encoder.image([picture])[0]
-    if not np.isfinite(embedding).all():
-        raise QueryError(f"{config.audio or config.image}: its embedding is not finite")
-    marks.append(("search", time.perf_counter()))
-    targets = ("image", "audio") if config.to == "both" else (config.to,)
-    results = {target: answers(snapshot, target, embedding, config.k) for target in targets}
-    marks.append(("", time.perf_counter()))
-    return QueryResult(
-        index=str(config.index), snapshot=snapshot.id, encoder=encoder.fingerprints(),
-        query={"audio": str(config.audio)} if config.audio else {"image": str(config.image)},
-        mode=snapshot.manifest["search"], recall=1.0, results=results,
-        timings_ms={name: round(1000 * (marks[i + 1][1] - t), 2) for i, (name, t) in enumerate(marks[:-1])},
+def question_of(config: QueryConfig, parts: tuple[Part, ...]) -> Question:
+    """Return the question that a configuration asks with decoded parts."""
+    return Question(
+        parts=parts, to=config.to, k=config.k, where=config.where, exact=config.exact, fuse=config.fuse,
+        distinct=config.distinct, near=config.near,
     )  # fmt: skip
 
 
-def answers(snapshot: Snapshot, modality: str, embedding_D: np.ndarray, k: int) -> list[Answer]:
-    """Return the `k` nearest items of one modality, equal contents once."""
-    segment = snapshot.segment(modality)
-    contents = segment.rows["content_sha256"].to_pylist()
-    found = []
-    for rank, (cosine, row, more) in enumerate(search_distinct(segment.vectors_ND, contents, embedding_D, k), 1):
-        fields = segment.rows.slice(row, 1).to_pylist()[0]
-        names = (
-            "item_id",
-            "modality",
-            "key",
-            "caption",
-            "labels",
-            "language",
-            "split",
-            "start_ms",
-            "end_ms",
-            "shard",
-        )
-        plain = {name: fields[name] for name in names}
-        found.append(Answer(rank=rank, score=round(cosine, 6), same_content=more, **plain))
-    return found
+def read_part(engine: Engine, asked: Asked) -> Part:
+    """Return a part with its file decoded.
+
+    Raises:
+        QueryError: the file is not readable.
+        IndexStoreError: the index holds no such item.
+    """
+    name: dict[str, Any] = {"weight": asked.weight, "minus": asked.minus, "name": asked.value}
+    if asked.kind == "audio":
+        return Part("audio", read_sound(Path(asked.value)), **name)
+    if asked.kind == "image":
+        side_px = engine.snapshot.manifest["encoder"]["frame_px"]
+        return Part("image", read_picture(Path(asked.value), side_px), **name)
+    if asked.kind == "item":
+        segment, row = engine.snapshot.find(asked.value)
+        return Part(segment.modality, segment.vectors_ND[row].astype("float32"), **name)
+    return Part("text", asked.value, **name)
+
+
+def run_query(config: QueryConfig, engine: Engine | None = None) -> QueryResult:
+    """Answer one question.
+
+    Args:
+        config: what is asked.
+        engine: the index, if it is open already.
+
+    Raises:
+        QueryError: a file is not readable, or the parts or the filter make no question.
+        IndexStoreError, IndexMismatchError, CheckpointError: the index or its encoder is not in order.
+    """
+    if not config.asked:
+        raise QueryError("there is nothing to search with; give a sound, a picture, a text or an item")
+    marks = [time.perf_counter()]
+    engine = engine or config.open()
+    marks.append(time.perf_counter())
+    parts = tuple(read_part(engine, asked) for asked in config.asked)
+    marks.append(time.perf_counter())
+    result = engine.ask(question_of(config, parts))
+    before = {name: round(1000 * (marks[n + 1] - marks[n]), 3) for n, name in enumerate(("open", "decode"))}
+    return replace(result, timings_ms=before | result.timings_ms)

@@ -1,40 +1,285 @@
-"""Exact search over a segment: blocks of float16 are widened and multiplied through FAISS.
+"""Search over a snapshot: every segment of a modality, the deleted left out, filters kept, one list of hits.
 
+What one segment does stands in `exact.py` and `ann.py`; this module chooses between them and merges.
 Shapes: Q queries, N rows, D dimensions, K answers.
 """
 
-from importlib.metadata import PackageNotFoundError, version
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Protocol
 
 import numpy as np
 
-from .. import UnibrivlError
+from .ann import FILE, LEVELS, AnnIndex, Setting, open_ann
+from .exact import ExactScan, Found, padded
+from .matches import Matches
 
-BLOCK_ROWS = 65_536
-"""Rows widened to float32 at a time: 335 MB at 1,280 dimensions."""
+Mode = Literal["exact", "ann"]
+EXACT_MAX_NUMBERS = 10**8
+"""Up to so many numbers (matching rows times dimensions) are scanned: about 10 ms on one core."""
+
+
+class SegmentLike(Protocol):
+    """What search needs of a segment."""
+
+    @property
+    def id(self) -> str:
+        """Name within the snapshot."""
+        ...
+
+    @property
+    def vectors_ND(self) -> np.ndarray:  # noqa: N802  (shape letters)
+        """float16, unit norm, mapped."""
+        ...
+
+    @property
+    def folder(self) -> Path:
+        """May hold `ann.faiss`."""
+        ...
+
+
+class SnapshotLike(Protocol):
+    """What search needs of a snapshot."""
+
+    @property
+    def manifest(self) -> dict[str, Any]:
+        """Holds `search`: factory and parameters of each modality."""
+        ...
+
+    def of(self, modality: str) -> Sequence[Any]:
+        """Return the segments of a modality."""
+        ...
+
+    def live(self, segment: Any) -> np.ndarray | None:
+        """Return which rows are not deleted, bool (N,); None: all."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Hits:
+    """The nearest rows of each query, best first; equal scores in the order of segments and rows."""
+
+    scores_QK: np.ndarray
+    """float32 cosines; -inf where fewer than K match."""
+    segments_QK: np.ndarray
+    """int32, numbers within `snapshot.of(modality)`; -1 where fewer than K match."""
+    rows_QK: np.ndarray
+    """int64, numbers within the segment; -1 where fewer than K match."""
+    mode: Mode
+    """`ann` where at least one segment was searched by its ANN index."""
+    strategy: str
+    """`all`: no filter; `matches`: the matching rows, exactly; `selector`: ANN that passes over the others; joined by
+    `+` where segments differ."""
+    params: dict[str, int] = field(default_factory=dict)
+    """Of the ANN search: `nprobe`, `k_factor`, `level`."""
+    matched: int = 0
+    """Rows that match and are not deleted."""
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A segment, opened for searching."""
+
+    id: str
+    scan: ExactScan
+    ann: AnnIndex | None
+    live: Matches | None
+    """None: no row is deleted."""
+
+    def matches(self, allowed: Mapping[str, np.ndarray] | None) -> Matches | None:
+        """Return the rows that may be found; None: all.
+
+        Raises:
+            ValueError: `allowed` lacks this segment, or its mask has another length.
+        """
+        if allowed is None:
+            return self.live
+        mask, rows = allowed.get(self.id), len(self.scan.vectors_ND)
+        if mask is None or mask.shape != (rows,):
+            found = "none" if mask is None else f"one of shape {mask.shape}"
+            raise ValueError(f"segment {self.id[:12]} of {rows} rows needs a mask of as many, got {found}")
+        return Matches(mask if self.live is None else mask & self.live.mask_N)
+
+    def search(self, queries_QD: np.ndarray, k: int, matches: Matches | None, setting: Setting | None) -> Found:
+        """Return the nearest rows, approximately where there are an ANN index, a setting and many rows."""
+        if not self.is_approximate(matches, setting):
+            return self.scan.search(queries_QD, k, matches)
+        assert self.ann is not None and setting is not None
+        if matches is not None:
+            return self.ann.search_matches(queries_QD, k, setting, matches)
+        scores, rows = self.ann.search(queries_QD, k, setting)
+        if rows[:, -1].min() < 0:  # the lists looked through hold fewer than k
+            short = np.flatnonzero(rows[:, -1] < 0)
+            scores[short], rows[short] = self.scan.search(np.ascontiguousarray(queries_QD[short]), k)
+        return scores, rows
+
+    def is_approximate(self, matches: Matches | None, setting: Setting | None) -> bool:
+        """Tell whether `search` uses the ANN index."""
+        if self.ann is None or setting is None:
+            return False
+        return matches is None or matches.count * self.scan.vectors_ND.shape[1] > EXACT_MAX_NUMBERS
+
+
+def open_part(segment: SegmentLike, live_N: np.ndarray | None = None) -> Part:
+    """Open a segment for searching.
+
+    Raises:
+        IndexStoreError: its ANN index cannot be read.
+    """
+    scan, path = ExactScan(segment.vectors_ND), segment.folder / FILE
+    return Part(
+        segment.id, scan, open_ann(path, scan) if path.exists() else None, None if live_N is None else Matches(live_N)
+    )
+
+
+class Searcher:
+    """Searches one snapshot; any number of threads may share it."""
+
+    def __init__(self, snapshot: SnapshotLike) -> None:
+        """Search `snapshot`, which stays open meanwhile."""
+        self.snapshot = snapshot
+        self._opened: dict[str, tuple[Part, ...]] = {}
+        self._settings: dict[str, dict[str, list[Setting]]] = {}
+
+    def search(
+        self,
+        modality: str,
+        queries_QD: np.ndarray,
+        k: int,
+        *,
+        allowed: Mapping[str, np.ndarray] | None = None,
+        direction: str | None = None,
+        exact: bool = False,
+    ) -> Hits:
+        """Return the `k` nearest rows of `modality` to each query.
+
+        Args:
+            modality: of the rows.
+            queries_QD: float32, unit norm.
+            k: answers a query; fewer come only where fewer rows match.
+            allowed: by segment id, bool (N,): the rows that may be found; None: all.
+            direction: the modality of the queries, whose parameters were tuned apart; None: the most thorough ones.
+            exact: scan every row although an ANN index is there.
+
+        Raises:
+            ValueError: queries of another dimension or not finite, `k` under 1, or a mask is missing.
+        """
+        parts = self.parts(modality)
+        queries = checked(queries_QD, k, parts)
+        setting = None if exact else self.setting(modality, direction, k)
+        return search_parts(parts, queries, k, setting, allowed)
+
+    def parts(self, modality: str) -> tuple[Part, ...]:
+        """Return the opened segments of a modality."""
+        if modality not in self._opened:
+            self._opened[modality] = tuple(
+                open_part(segment, self.snapshot.live(segment)) for segment in self.snapshot.of(modality)
+            )
+        return self._opened[modality]
+
+    def setting(self, modality: str, direction: str | None, k: int) -> Setting | None:
+        """Return the parameters for `k` answers to queries of modality `direction`; None: search exactly."""
+        if modality not in self._settings:
+            self._settings[modality] = read_settings(self.snapshot.manifest.get("search"), modality)
+        settings = self._settings[modality]
+        levels = settings.get(direction or "") or settings.get("", ())
+        return next((setting for setting in levels if k <= setting.level), None)
+
+
+def read_settings(search: Any, modality: str) -> dict[str, list[Setting]]:
+    """Return the settings of a manifest's `search` by direction, by level; the most thorough under the empty name."""
+    found = search.get(modality, {}) if isinstance(search, dict) else {}
+    settings = {
+        direction: [Setting(level=int(level), **values) for level, values in sorted(levels.items(), key=_level)]
+        for direction, levels in found.get("params", {}).items()
+    }
+    if settings:
+        settings[""] = [most_thorough(s for each in settings.values() for s in each if s.level == n) for n in LEVELS]
+    return settings
+
+
+def _level(item: tuple[str, Any]) -> int:
+    return int(item[0])
+
+
+def most_thorough(settings: Iterable[Setting]) -> Setting:
+    """Return a setting that is no less thorough than any of the same level."""
+    settings = list(settings)
+    return Setting(
+        nprobe=max(s.nprobe for s in settings),
+        k_factor=max(s.k_factor for s in settings),
+        level=settings[0].level,
+    )
+
+
+def checked(queries_QD: np.ndarray, k: int, parts: Sequence[Part]) -> np.ndarray:
+    """Return the queries as FAISS wants them.
+
+    Raises:
+        ValueError: they or `k` cannot be searched.
+    """
+    if k < 1:
+        raise ValueError(f"k is {k}, want at least 1")
+    queries = np.ascontiguousarray(queries_QD, dtype=np.float32)
+    dim = parts[0].scan.vectors_ND.shape[1] if parts else queries.shape[-1]
+    if queries.ndim != 2 or queries.shape[1] != dim:
+        raise ValueError(f"queries have shape {queries.shape}, want (number, {dim}): the dimensions of the index")
+    if not np.isfinite(queries).all():
+        raise ValueError("a query holds a number that is not finite")
+    return queries
+
+
+def search_parts(
+    parts: Sequence[Part],
+    queries_QD: np.ndarray,
+    k: int,
+    setting: Setting | None,
+    allowed: Mapping[str, np.ndarray] | None = None,
+) -> Hits:
+    """Search several segments and merge what they find; queries are `checked`."""
+    matches = [part.matches(allowed) for part in parts]
+    ways = [part.is_approximate(m, setting) for part, m in zip(parts, matches, strict=True)]
+    found = [part.search(queries_QD, k, m, setting) for part, m in zip(parts, matches, strict=True)]
+    scores, segments, rows = merge(found, len(queries_QD), k)
+    filtered = ["all" if allowed is None else "selector" if ann else "matches" for ann in ways]
+    return Hits(
+        scores_QK=scores, segments_QK=segments, rows_QK=rows, mode="ann" if any(ways) else "exact",
+        strategy="+".join(sorted(set(filtered))) or "all",
+        params=setting.as_dict() if setting is not None and any(ways) else {},
+        matched=sum(
+            len(part.scan.vectors_ND) if m is None else m.count for part, m in zip(parts, matches, strict=True)
+        ),
+    )  # fmt: skip
+
+
+def merge(found: Sequence[Found], num_queries: int, k: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Merge scores and rows of several segments into the best `k`: scores, segments and rows, each (Q, K)."""
+    if len(found) == 1:
+        scores, rows = found[0]
+        return scores, np.where(rows < 0, -1, 0).astype(np.int32), rows
+    nothing = padded(np.empty((num_queries, 0), np.float32), np.empty((num_queries, 0), np.int64), k)
+    parts = [*found, nothing]
+    scores = np.concatenate([scores for scores, _ in parts], axis=1)
+    rows = np.concatenate([rows for _, rows in parts], axis=1)
+    segments = np.concatenate([np.full(rows.shape, n, np.int32) for n, (_, rows) in enumerate(parts)], axis=1)
+    segments[rows < 0] = -1
+    order = np.lexsort((rows, segments, -scores), axis=1)[:, :k]
+    scores, segments, rows = (np.take_along_axis(a, order, axis=1) for a in (scores, segments, rows))
+    return scores, segments, rows
 
 
 def search(vectors_ND: np.ndarray, queries_QD: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return cosines (Q, K) float32 and row numbers (Q, K) int64 of the nearest rows, best first.
+    """Return cosines (Q, K) float32 and row numbers (Q, K) int64 of the nearest rows of one segment, best first.
 
     Args:
         vectors_ND: float16, unit norm.
         queries_QD: float32, unit norm.
         k: answers a query; fewer come where there are fewer rows.
     """
-    faiss = _faiss()
-    queries = np.ascontiguousarray(queries_QD, dtype=np.float32)
-    if queries.shape[1] != vectors_ND.shape[1]:
-        raise ValueError(f"queries have {queries.shape[1]} dimensions, the segment has {vectors_ND.shape[1]}")
-    scores, rows = [], []
-    for start in range(0, len(vectors_ND), BLOCK_ROWS):
-        block = np.ascontiguousarray(vectors_ND[start : start + BLOCK_ROWS], dtype=np.float32)
-        found = faiss.knn(queries, block, min(k, len(block)), metric=faiss.METRIC_INNER_PRODUCT)
-        scores.append(found[0])
-        rows.append(found[1] + start)
-    all_scores, all_rows = np.concatenate(scores, axis=1), np.concatenate(rows, axis=1)
-    order = np.lexsort((all_rows, -all_scores), axis=1)[:, :k]
-    return np.take_along_axis(all_scores, order, axis=1), np.take_along_axis(all_rows, order, axis=1)
+    parts = (Part("", ExactScan(np.ascontiguousarray(vectors_ND)), None, None),)
+    hits = search_parts(parts, checked(queries_QD, k, parts), min(k, len(vectors_ND)), None)
+    return hits.scores_QK, hits.rows_QK
 
 
 def search_distinct(
@@ -53,25 +298,3 @@ def search_distinct(
         if len(best) >= k or wanted == len(vectors_ND):
             return [(cosine, row, contents.count(content) - 1) for content, (cosine, row) in list(best.items())[:k]]
         wanted = min(len(vectors_ND), 2 * wanted)
-
-
-def _faiss() -> Any:
-    if all(_is_installed(name) for name in ("faiss-cpu", "faiss-gpu")):
-        raise UnibrivlError(
-            "faiss-cpu and faiss-gpu are both installed and overwrite each other; uninstall one of them"
-        )
-    try:
-        import faiss
-    except ImportError as e:
-        raise UnibrivlError(
-            "FAISS is not installed: run pip install 'unibrivl[cpu]' (or 'unibrivl[gpu]'; not both)"
-        ) from e
-    return faiss
-
-
-def _is_installed(distribution: str) -> bool:
-    try:
-        version(distribution)
-    except PackageNotFoundError:
-        return False
-    return True

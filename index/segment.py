@@ -52,6 +52,7 @@ class Segment:
     vectors_ND: np.ndarray
     """float16, mapped from the file."""
     rows: pa.Table
+    folder: Path
 
 
 def write_segment(directory: Path, modality: str, vectors_ND: np.ndarray, rows: list[dict[str, Any]]) -> dict[str, Any]:
@@ -116,7 +117,7 @@ def open_segment(directory: Path, entry: dict[str, Any]) -> Segment:
         rows = file.read()
     if vectors.dtype != np.float16 or vectors.ndim != 2 or not len(vectors) == len(rows) == entry["rows"]:
         raise IndexStoreError(f"{folder}: vectors and rows do not fit each other; build the index again")
-    return Segment(entry["id"], entry["modality"], vectors, rows)
+    return Segment(entry["id"], entry["modality"], vectors, rows, folder)
 
 
 def remove_leftovers(directory: Path) -> None:

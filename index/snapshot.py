@@ -39,6 +39,30 @@ class Snapshot:
                 return segment
         raise IndexStoreError(f"{self.root} holds no {modality} embeddings")
 
+    @property
+    def evaluation(self) -> dict[str, Any]:
+        """Return what was measured at the build."""
+        return {}
+
+    def of(self, modality: str) -> tuple[Segment, ...]:
+        """Return the segments of a modality."""
+        return tuple(segment for segment in self.segments if segment.modality == modality)
+
+    def live(self, segment: Segment) -> None:
+        """Return which rows are not deleted; None: all."""
+
+    def count(self, modality: str) -> int:
+        """Return the number of items of a modality."""
+        return sum(len(segment.rows) for segment in self.of(modality))
+
+    def find(self, item_id: str) -> tuple[Segment, int]:
+        """Return segment and row of an item."""
+        for segment in self.segments:
+            ids = segment.rows["item_id"].to_pylist()
+            if item_id in ids:
+                return segment, ids.index(item_id)
+        raise IndexStoreError(f"{self.root} holds no item {item_id[:80]!r}")
+
 
 @contextmanager
 def writing(root: Path) -> Iterator[None]:

@@ -11,13 +11,15 @@ from torch.nn.functional import normalize
 from ..shards import SAMPLE_RATE, ClipShards
 from .batches import decoded, fit, sounds_of
 from .checkpoint import RunState, load_model
-from .errors import CheckpointError
+from .errors import CheckpointError, TextError
 from .frozen import image_embeddings
 from .images import ImageTower
+from .text import TextSide, no_text, text_side
 from .towers import image_tower, image_tower_kind
 from .unibrivl import UniBriVL
 
 BATCH = 32
+CANARY_TEXT = "A dog barks beside a red car."
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +30,8 @@ class Encoder:
     model: UniBriVL
     images: ImageTower
     state: RunState
+    words: TextSide | None = None
+    """Reads text, where the run has what it takes."""
 
     @property
     def dim(self) -> int:
@@ -36,7 +40,13 @@ class Encoder:
 
     def fingerprints(self) -> dict[str, str]:
         """Return what decides the embeddings, by modality."""
-        return {"audio": self.model.fingerprint(), "image": self.images.fingerprint}
+        told = {"audio": self.model.fingerprint(), "image": self.images.fingerprint}
+        return told if self.words is None else told | {"text": self.words.fingerprint}
+
+    @property
+    def has_text(self) -> bool:
+        """Tell whether texts can be embedded."""
+        return self.words is not None
 
     def audio(self, sounds: list[np.ndarray]) -> np.ndarray:
         """Return float32 (sounds, dim), unit norm, for float32 mono sounds at 16 kHz of any lengths."""
@@ -50,6 +60,16 @@ class Encoder:
         """Return float32 (frames, dim), unit norm, for uint8 (H, W, 3) pictures of any sizes."""
         embeddings = self.images.embed(frames)
         return embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)
+
+    def text(self, texts: list[str]) -> np.ndarray:
+        """Return float32 (texts, dim), unit norm.
+
+        Raises:
+            TextError: the run reads no text, or a text holds no word.
+        """
+        if self.words is None:
+            raise TextError(no_text(self.run))
+        return self.words.embed(texts)
 
     def all_audio(self, clips: ClipShards, progress: Callable[[int], None] = lambda count: None) -> np.ndarray:
         """Return the embeddings of every clip's sound, in catalog order; sounds are read and decoded ahead."""
@@ -66,7 +86,7 @@ class Encoder:
         return image_embeddings(clips, self.images, progress)
 
     def canaries(self) -> dict[str, np.ndarray]:
-        """Return the embeddings of a generated tone and a generated picture, by modality.
+        """Return the embeddings of a generated tone, a generated picture and, if it can be read, a text, by modality.
 
         Whoever stored them can tell later whether an encoder still computes the same function.
         """
@@ -74,7 +94,8 @@ class Encoder:
         tone = (0.5 * np.sin(2 * np.pi * (300 + 900 * seconds) * seconds)).astype(np.float32)
         ramp = np.linspace(0, 255, 64)
         picture = np.stack([np.tile(ramp, (64, 1)), np.tile(ramp[:, None], 64), np.full((64, 64), 128.0)], axis=-1)
-        return {"audio": self.audio([tone])[0], "image": self.image([picture.astype(np.uint8)])[0]}
+        found = {"audio": self.audio([tone])[0], "image": self.image([picture.astype(np.uint8)])[0]}
+        return found if self.words is None else found | {"text": self.text([CANARY_TEXT])[0]}
 
 
 def load_encoder(
@@ -110,4 +131,5 @@ def load_encoder(
             f"{run} was trained against image tower {trained_against[:12]}, "
             f"{images.name} is here {images.fingerprint[:12]}; {remedy}"
         )
-    return Encoder(run, model.to(device), images, state)
+    model = model.to(device)
+    return Encoder(run, model, images, state, text_side(run, model, images))

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from unibrivl import UnibrivlError
-from unibrivl.index import search as module
+from unibrivl.index import exact as module
 from unibrivl.index.search import search, search_distinct
 
 SIZES = {"rows": st.integers(1, 40), "dims": st.integers(1, 12), "seed": st.integers(0, 2**31)}
@@ -50,7 +50,7 @@ def test_equal_scores_come_in_the_order_of_rows() -> None:
 
 
 def test_a_wrong_dimension_is_refused() -> None:
-    with pytest.raises(ValueError, match="queries have 3 dimensions, the segment has 4"):
+    with pytest.raises(ValueError, match=r"queries have shape \(1, 3\), want \(number, 4\)"):
         search(np.zeros((5, 4), np.float16), np.zeros((1, 3), np.float32), 2)
 
 
@@ -99,6 +99,6 @@ def test_a_missing_faiss_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_two_packages_of_faiss_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("unibrivl.index.search.version", lambda name: "1.15.1")
+    monkeypatch.setattr("unibrivl.index.library.version", lambda name: "1.15.1")
     with pytest.raises(UnibrivlError, match=r"faiss-cpu and faiss-gpu are both installed.*uninstall one"):
         search(np.eye(2, dtype=np.float16), np.eye(2, dtype=np.float32), 1)

@@ -1,0 +1,91 @@
+"""Parts of questions become embeddings, and the parts of one question one vector to search with.
+
+Every part has length one before it is weighed, so that weights mean the same for sounds, pictures and texts; the
+weighted sum gets length one again. Shapes: P parts, D dimensions.
+
+Source: weighted averaging of unit embeddings for composed retrieval, arXiv 2409.04918.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ..model.embed import BATCH, Encoder
+from ..model.errors import TextError
+from .errors import QueryError
+from .question import Part, Question, name_of
+
+CANCELLED = 1e-3
+"""A weighted sum shorter than this share of its weights has no direction left to trust."""
+
+
+@dataclass(frozen=True, slots=True)
+class Composed:
+    """A question as vectors."""
+
+    parts_PD: np.ndarray
+    """float32, unit norm."""
+    weights_P: np.ndarray
+    """float32, negative for `minus`."""
+    query_D: np.ndarray
+    """float32, unit norm: the weighted sum."""
+    scored_D: np.ndarray
+    """float32: an answer's score is its product with this; `query_D`, or with `rrf` the weighted mean of the parts."""
+    direction: str | None
+    """The modality of all parts; None where they differ."""
+
+
+def embed_parts(encoder: Encoder, questions: Sequence[Question]) -> list[np.ndarray]:
+    """Return the embeddings (P, D) of each question's parts, unit norm; all of one modality pass the encoder together.
+
+    Raises:
+        QueryError: an embedding is not finite, or a text cannot be read.
+    """
+    named = [(part, name_of(part, n)) for question in questions for n, part in enumerate(question.parts, 1)]
+    rows_PD = np.empty((len(named), encoder.dim), np.float32)
+    raw: dict[str, list[int]] = {"audio": [], "image": [], "text": []}
+    for number, (part, _) in enumerate(named):
+        if part.is_embedding(encoder.dim):
+            rows_PD[number] = part.value
+        else:
+            raw[part.modality].append(number)
+    embedders: dict[str, Callable[[list[Any]], np.ndarray]] = {
+        "audio": encoder.audio, "image": encoder.image, "text": encoder.text,
+    }  # fmt: skip
+    for modality, numbers in raw.items():
+        for start in range(0, len(numbers), BATCH):
+            taken = numbers[start : start + BATCH]
+            rows_PD[taken] = _embedded(embedders[modality], [named[number][0] for number in taken])
+    norms = np.linalg.norm(rows_PD, axis=1)
+    for (_, name), norm in zip(named, norms, strict=True):
+        if not (np.isfinite(norm) and norm > 0):
+            raise QueryError(f"{name}: its embedding is not finite")
+    unit_PD = rows_PD / norms[:, None]
+    return np.split(unit_PD, np.cumsum([len(question.parts) for question in questions])[:-1])
+
+
+def _embedded(embed: Callable[[list[Any]], np.ndarray], parts: list[Part]) -> np.ndarray:
+    try:
+        return embed([part.value for part in parts])
+    except TextError as e:
+        raise QueryError(str(e)) from e
+
+
+def compose(question: Question, parts_PD: np.ndarray) -> Composed:
+    """Return a question's parts as one vector.
+
+    Raises:
+        QueryError: the parts cancel each other.
+    """
+    weights_P = np.array([part.signed_weight for part in question.parts], np.float32)
+    total_D = weights_P @ parts_PD
+    length = float(np.linalg.norm(total_D))
+    modalities = {part.modality for part in question.parts if part.weight}
+    if question.fuse == "sum" and length < CANCELLED * float(np.abs(weights_P).sum()):
+        raise QueryError("the parts cancel each other: nothing is left to search with; change a weight or a part")
+    direction = modalities.pop() if len(modalities) == 1 else None
+    query_D = total_D / np.float32(max(length, CANCELLED))
+    scored_D = total_D / np.abs(weights_P).sum() if question.fuse == "rrf" else query_D
+    return Composed(parts_PD, weights_P, query_D, scored_D, direction)

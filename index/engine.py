@@ -1,0 +1,229 @@
+"""An index ready to answer: its snapshot, the encoder that built it, and the search, for `query` and the server alike.
+
+Shapes: P parts, D dimensions, K answers.
+"""
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..model.embed import Encoder, load_encoder
+from ..shards.arrays import array_of
+from .answers import TOLD, Answer, FilterReport, Merged, QueryResult
+from .calibrate import Background, Calibrator, stored_vectors
+from .compose import Composed, compose, embed_parts
+from .encoders import mismatch, place_of_run
+from .errors import IndexMismatchError
+from .question import Part, Question
+from .retrieve import Found, Retriever
+from .snapshot import Snapshot, open_snapshot
+
+DIGITS = 6
+
+__all__ = ["Engine", "Part", "QueryResult", "Question", "open_engine"]
+
+
+class Engine:
+    """Answers questions from one snapshot."""
+
+    def __init__(self, snapshot: Snapshot, encoder: Encoder, other_encoder: str | None = None) -> None:
+        """Answer from `snapshot`, with an encoder that was compared with it.
+
+        Args:
+            snapshot: stays open meanwhile.
+            encoder: embeds the questions.
+            other_encoder: what is wrong with it, if it was accepted all the same.
+        """
+        self.snapshot, self.encoder, self.other_encoder = snapshot, encoder, other_encoder
+        self.fingerprints = encoder.fingerprints()
+        self.retriever = Retriever(snapshot)
+        self._calibrator = Calibrator(snapshot)
+
+    @property
+    def has_text(self) -> bool:
+        """Tell whether texts can be asked."""
+        return self.encoder.has_text
+
+    def embed(self, parts: Sequence[Part]) -> np.ndarray:
+        """Return the embeddings (P, D) float32 of parts, unit norm.
+
+        Raises:
+            QueryError: an embedding is not finite, or a text cannot be read.
+        """
+        return embed_parts(self.encoder, [Question(parts=tuple(parts))])[0]
+
+    def reopen(self) -> "Engine":
+        """Return an engine for the snapshot that is current now; the encoder stays.
+
+        Raises:
+            IndexStoreError: the snapshot is damaged.
+            IndexMismatchError: another encoder built it, and this one was not accepted for any.
+        """
+        snapshot = open_snapshot(self.snapshot.root)
+        fault = mismatch(snapshot, self.encoder)
+        if fault and self.other_encoder is None:
+            raise IndexMismatchError(fault)
+        return Engine(snapshot, self.encoder, fault)
+
+    def ask(self, question: Question) -> QueryResult:
+        """Answer one question.
+
+        Raises:
+            QueryError: a part, the filter or their combination makes no question.
+            IndexStoreError: the index holds nothing of the modality.
+        """
+        return self.ask_many([question])[0]
+
+    def ask_many(self, questions: Sequence[Question]) -> list[QueryResult]:
+        """Answer several questions with one pass of the encoder and one search for all that can share it.
+
+        Raises:
+            QueryError, IndexStoreError: as `ask`, for the first question that cannot be answered.
+        """
+        if not questions:
+            return []
+        marks = [time.perf_counter()]
+        embedded = embed_parts(self.encoder, questions)
+        composed = [compose(question, parts_PD) for question, parts_PD in zip(questions, embedded, strict=True)]
+        marks.append(time.perf_counter())
+        found = self.retriever.lists(list(zip(questions, composed, strict=True)))
+        marks.append(time.perf_counter())
+        told = self._tell_all(questions, composed, found)
+        marks.append(time.perf_counter())
+        names = ("encode", "search", "metadata")
+        timings = {name: round(1000 * (marks[n + 1] - marks[n]), 3) for n, name in enumerate(names)}
+        return [QueryResult(timings_ms=dict(timings), **fields) for fields in told]
+
+    def _tell_all(
+        self, questions: Sequence[Question], composed: list[Composed], found: list[dict[str, Found]]
+    ) -> list[dict[str, Any]]:
+        backgrounds: list[dict[str, Background]] = [{} for _ in questions]
+        for target in dict.fromkeys(target for lists in found for target in lists):
+            numbers = [number for number, lists in enumerate(found) if target in lists]
+            of_target = self._calibrator.backgrounds([composed[number] for number in numbers], target)
+            for number, background in zip(numbers, of_target, strict=True):
+                backgrounds[number][target] = background
+        return [self._tell(*answered) for answered in zip(questions, composed, found, backgrounds, strict=True)]
+
+    def _tell(
+        self, question: Question, composed: Composed, found: dict[str, Found], backgrounds: dict[str, Background]
+    ) -> dict[str, Any]:
+        """Return the fields of a result, apart from its timings."""
+        results = {target: self._answers(composed, target, one, backgrounds[target]) for target, one in found.items()}
+        ann = {target for target, one in found.items() if one.mode == "ann"}
+        recorded = self._recorded(question, found)
+        return {
+            "index": str(self.snapshot.root), "snapshot": self.snapshot.id, "encoder": self.fingerprints,
+            "other_encoder": self.other_encoder, "query": describe(question), "mode": "ann" if ann else "exact",
+            "params": {target: found[target].params for target in sorted(ann)},
+            "recall": lowest_recall(recorded, ann), "recorded": recorded, "partial": False,
+            "filter": FilterReport(
+                matched={target: one.matched for target, one in found.items()},
+                strategy={target: one.strategy for target, one in found.items()},
+            ),
+            "calibration": {target: background.source for target, background in backgrounds.items()},
+            "results": results, "merged": merged(results, question.k) if len(results) > 1 else None,
+        }  # fmt: skip
+
+    def _recorded(self, question: Question, found: dict[str, Found]) -> dict[str, dict[str, Any]]:
+        directions = self.snapshot.evaluation.get("directions", {})
+        asked = dict.fromkeys(part.modality for part in question.parts if part.weight)
+        names = [f"{query}>{target}" for target in found for query in asked]
+        return {name: directions[name]["recall"] for name in names if name in directions}
+
+    def _answers(self, composed: Composed, target: str, found: Found, background: Background) -> list[Answer]:
+        places = found.listed.places
+        segments_K, rows_K = found.segments_K[places], found.rows_K[places]
+        rows = self._rows(target, segments_K, rows_K)
+        vectors_KD = stored_vectors(self.snapshot, target, segments_K, rows_K)
+        parts_KP = vectors_KD @ composed.parts_PD.T
+        scores_K = vectors_KD @ composed.scored_D if found.scores_K is None else found.scores_K[places]
+        calibrated, percentiles = background.calibrated(scores_K), background.percentiles(scores_K)
+        contents = self.retriever.contents(target)
+        item_ids = dict(zip(places, (row["item_id"] for row in rows), strict=True))
+        return [
+            Answer(
+                rank=n + 1, score=_round(scores_K[n]), calibrated=_round(calibrated[n]),
+                percentile=_round(percentiles[n]),
+                parts=[_round(s) for s in parts_KP[n]] if len(composed.weights_P) > 1 else None,
+                fused=None if found.fused_K is None else float(found.fused_K[places[n]]),
+                same_content=contents.others(int(contents.codes[segments_K[n]][rows_K[n]])),
+                similar=found.listed.similar[n],
+                duplicate_of=None if (first := found.listed.first[n]) is None else item_ids[first], **row,
+            )
+            for n, row in enumerate(rows)
+        ]  # fmt: skip
+
+    def _rows(self, modality: str, segments_K: np.ndarray, rows_K: np.ndarray) -> list[dict[str, Any]]:
+        """Return what is told of rows, in their order."""
+        rows: list[dict[str, Any]] = [{}] * len(rows_K)
+        for number, segment in enumerate(self.snapshot.of(modality)):
+            places = np.flatnonzero(segments_K == number)
+            taken = segment.rows.select(TOLD).take(array_of(rows_K[places])).to_pylist()
+            for place, row in zip(places.tolist(), taken, strict=True):
+                rows[place] = row
+        return rows
+
+
+def describe(question: Question) -> dict[str, Any]:
+    """Return what was asked as plain values; a filter is told as JSON."""
+    parts = [
+        {"modality": part.modality, "name": part.value if isinstance(part.value, str) else part.name,
+         "weight": part.weight, "minus": part.minus}
+        for part in question.parts
+    ]  # fmt: skip
+    return {
+        "parts": parts, "to": question.to, "k": question.k, "fuse": question.fuse, "exact": question.exact,
+        "distinct": question.distinct, "near": question.near,
+        "where": None if question.where is None else question.where.as_json(),
+    }  # fmt: skip
+
+
+def lowest_recall(recorded: dict[str, dict[str, Any]], ann: set[str]) -> float | None:
+    """Return the lowest recall at 10 of the directions that an ANN index answered; None where none was recorded."""
+    if not ann:
+        return 1.0
+    told = [recall["10"]["value"] for name, recall in recorded.items() if name.partition(">")[2] in ann]
+    return min(told, default=None)
+
+
+def merged(results: dict[str, list[Answer]], k: int) -> list[Merged]:
+    """Return lists of several modalities as one, by calibrated score."""
+    every = [answer for answers in results.values() for answer in answers]
+    every.sort(key=lambda answer: (-answer.calibrated, answer.rank, answer.modality))
+    return [
+        Merged(rank=rank, item_id=a.item_id, modality=a.modality, place=a.rank, calibrated=a.calibrated,
+               percentile=a.percentile)
+        for rank, a in enumerate(every[:k], 1)
+    ]  # fmt: skip
+
+
+def open_engine(
+    index: Path, run: Path | None = None, image_tower: str | None = None, *, accept_other_encoder: bool = False
+) -> Engine:
+    """Open an index with the encoder that built it.
+
+    Args:
+        index: folder of the index.
+        run: where the run lies, if it was moved.
+        image_tower: the image tower's name where its weights lie now, if they were moved.
+        accept_other_encoder: go on with an encoder that does not fit; every answer says so.
+
+    Raises:
+        IndexStoreError: the index is missing or damaged.
+        IndexMismatchError: another model, or the same that computes something else here.
+        CheckpointError: the run is missing or damaged.
+    """
+    snapshot = open_snapshot(index)
+    encoder = load_encoder(place_of_run(snapshot, run), image_tower)
+    fault = mismatch(snapshot, encoder)
+    if fault and not accept_other_encoder:
+        raise IndexMismatchError(fault)
+    return Engine(snapshot, encoder, fault)
+
+
+def _round(value: float) -> float:
+    return round(float(value), DIGITS)

@@ -1,0 +1,108 @@
+"""The cheapest parameters that reach a recall: measured on queries, of each number of candidates in turn.
+
+Shapes: Q queries, K answers.
+"""
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from .ann import Setting
+from .asked import Asked
+from .recall import Recall, recalls, summarize
+from .search import Part, search_parts
+
+K_FACTORS = (32, 16, 8, 4, 2)
+"""From most to least: with many candidates the fewest lists suffice."""
+LADDER_STEP = 1.3
+"""From one number of lists to the next; finer steps would be within the noise of the measurement."""
+MOST_WIDENING = 4
+"""Times the lists of the largest number of candidates: beyond, fewer candidates cannot pay."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tuned:
+    """A setting and what was measured with it."""
+
+    setting: Setting
+    recall: Recall
+    seconds: float
+    """Of one search with all queries."""
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """Queries with their true scores, and the segments that are searched."""
+
+    parts: Sequence[Part]
+    asked: Asked
+    truth_QK: np.ndarray
+    seed: int
+
+    def run(self, setting: Setting) -> Tuned:
+        """Search with a setting."""
+        began = time.perf_counter()
+        hits = search_parts(self.parts, self.asked.queries_QD, setting.level + self.asked.spare, setting)
+        seconds = time.perf_counter() - began
+        found = recalls(self.asked.scores(hits), self.truth_QK, setting.level)
+        return Tuned(setting, summarize(found, self.seed), seconds)
+
+    @property
+    def nlist(self) -> int:
+        """Most lists of any segment."""
+        return max(part.ann.nlist for part in self.parts if part.ann is not None)
+
+
+def tune(trial: Trial, level: int, wanted: float) -> tuple[Tuned | None, float]:
+    """Return the fastest setting whose recall has a lower bound of at least `wanted`, and the best recall seen.
+
+    The setting is None where none reaches it.
+
+    Args:
+        trial: what is searched.
+        level: answers that count.
+        wanted: recall.
+    """
+    best, start, most, reached = None, 1, trial.nlist, 0.0
+    for k_factor in K_FACTORS:
+        good, value = _climb(trial, level, k_factor, wanted, (start, most))
+        reached = max(reached, value)
+        if good is None:
+            break
+        start, most = good.setting.nprobe, min(trial.nlist, MOST_WIDENING * good.setting.nprobe)
+        if best is None or good.seconds < best.seconds:
+            best = good
+    return best, reached
+
+
+def _climb(
+    trial: Trial, level: int, k_factor: int, wanted: float, between: tuple[int, int]
+) -> tuple[Tuned | None, float]:
+    """Return the first number of lists that suffices, and the best recall seen."""
+    reached = 0.0
+    for nprobe in ladder(*between):
+        tried = trial.run(Setting(nprobe=nprobe, k_factor=k_factor, level=level))
+        reached = max(reached, tried.recall.value)
+        if tried.recall.low >= wanted:
+            return trial.run(tried.setting), reached  # once more: the first run warms what it reads
+    return None, reached
+
+
+def verify(trial: Trial, setting: Setting, wanted: float) -> Tuned | None:
+    """Return the setting, or the next more thorough one, whose lower bound holds for other queries too; None: none."""
+    for nprobe in ladder(setting.nprobe, trial.nlist):
+        tried = trial.run(Setting(nprobe=nprobe, k_factor=setting.k_factor, level=setting.level))
+        if tried.recall.low >= wanted:
+            return tried
+    return None
+
+
+def ladder(least: int, most: int) -> Iterator[int]:
+    """Yield growing numbers of lists from `least` to `most`, both included."""
+    value = float(least)
+    while round(value) < most:
+        yield round(value)
+        value = max(value * LADDER_STEP, value + 1)
+    yield most
