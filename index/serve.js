@@ -187,7 +187,7 @@ async function ask({ replace = false, remembered = false } = {}) {
   $("results").setAttribute("aria-busy", "true");
   try {
     const answer = await callPatiently("/v1/search", { method: "POST", body: question(), signal: mine.signal });
-    tell(null);
+    tell(answer.other_encoder && { message: "Another model than the index's own answers: these results mean little.", hint: answer.other_encoder });
     showAnswer(answer);
   } catch (error) {
     if (mine.signal.aborted || error.name === "AbortError") return;
@@ -207,7 +207,8 @@ function titleOf(item) {
 
 function subtitleOf(item) {
   const span = item.end_ms > item.start_ms ? `${item.start_ms / 1000} to ${item.end_ms / 1000} s` : "";
-  return [item.caption ? (item.labels ?? []).join(", ") : "", item.language, span].filter(Boolean).join(" · ");
+  const equal = item.same_content ? `${item.same_content} more with the same` : "";
+  return [item.caption ? (item.labels ?? []).join(", ") : "", item.language, span, equal].filter(Boolean).join(" · ");
 }
 
 /** What was searched with is no answer to itself. */
@@ -235,13 +236,17 @@ function milliseconds(answer) {
 }
 
 function factsOf(answer) {
-  const recall = answer.recall === null || answer.recall === undefined ? {} : { recall: recallOf(answer.recall) };
-  const timings = Object.entries(answer.timings_ms ?? {}).map(([name, ms]) => `${name} ${ms.toFixed(1)} ms`);
-  const filtered = answer.filter ? { filter: JSON.stringify(answer.filter) } : {};
-  return { search: answer.mode, ...recall, ...filtered, time: timings.join(", "), index: index.name, snapshot: answer.snapshot };
+  const facts = { search: answer.mode === "exact" ? "exact: every item was compared" : "approximate" };
+  for (const [direction, recall] of Object.entries(answer.recorded)) {
+    const at10 = recall["10"];
+    facts[`recall at 10, ${direction}`] = at10 ? `${at10.value} (${at10.low} to ${at10.high}), measured at the build` : "";
+  }
+  for (const [modality, strategy] of Object.entries(answer.filter.strategy)) {
+    facts[`${NAMES[modality][1]} searched`] = `${counted(answer.filter.matched[modality], modality)}, ${strategy}`;
+  }
+  facts.time = Object.entries(answer.timings_ms).map(([name, ms]) => `${name} ${ms.toFixed(1)} ms`).join(", ");
+  return { ...facts, index: answer.index, snapshot: answer.snapshot };
 }
-
-const recallOf = (recall) => (typeof recall === "object" ? JSON.stringify(recall) : String(recall));
 
 function fact(name, value) {
   const row = document.createElement("div");
@@ -277,8 +282,9 @@ function listOf(modality, found, answer = null, heading = null) {
   return section;
 }
 
-function cardOf(item, number) {
+function cardOf(item, number, found) {
   const place = number + 1;
+  const best = Math.max(...found.map((other) => other.calibrated ?? 0));
   const card = $("card-template").content.cloneNode(true).firstElementChild;
   const title = titleOf(item);
   card.querySelector(".title").textContent = title;
@@ -298,7 +304,7 @@ function cardOf(item, number) {
     holder.append(image);
   }
   if (item.media) card.querySelector(".player").append(player(item.media, title));
-  showScore(card, item, place);
+  showScore(card, item, place, best);
   const part = { kind: "item", value: item.item_id, name: title, thumb: item.thumb, weight: 1, minus: false };
   const [more, add] = [card.querySelector(".more"), card.querySelector(".add")];
   more.setAttribute("aria-label", `More like ${title}`);
@@ -312,15 +318,17 @@ function cardOf(item, number) {
   return card;
 }
 
-function showScore(card, item, place) {
+/** The bar compares answers of one list; the words on pointing compare them with chance. */
+function showScore(card, item, place, best) {
   if (item.score === undefined || item.score === null) {
     card.querySelector(".score").remove();
     return;
   }
   card.querySelector(".rank").textContent = place;
   card.querySelector(".value").textContent = item.score.toFixed(3);
-  card.querySelector(".score").title = "cosine: 1 is the same, 0 is unrelated";
-  card.querySelector(".fill").setAttribute("width", `${(100 * Math.min(1, Math.max(0, item.score))).toFixed(1)}%`);
+  card.querySelector(".score").title = `cosine, higher than that of ${item.percentile.toFixed(1)} % of random pairs`;
+  const share = best > 0 ? Math.min(1, Math.max(0, item.calibrated / best)) : 0;
+  card.querySelector(".fill").setAttribute("width", `${(100 * share).toFixed(1)}%`);
 }
 
 function showStart() {
