@@ -15,6 +15,7 @@ from ..shards.checks import check_ranges
 
 Question = TypeVar("Question")
 Answer = TypeVar("Answer")
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -69,7 +70,7 @@ class Batcher(Generic[Question, Answer]):
         self._waiting.put_nowait((question, future))
         return await future
 
-    async def call(self, work: Callable[[], Answer]) -> Answer:
+    async def call(self, work: Callable[[], Result]) -> Result:
         """Return what `work` returns, done between two passes in the thread that computes."""
         return await asyncio.get_running_loop().run_in_executor(self._thread, work)
 

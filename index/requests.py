@@ -1,6 +1,7 @@
 """What may be asked over HTTP, and how a request becomes a question: JSON read and checked, uploads decoded."""
 
 import asyncio
+from dataclasses import replace
 from typing import Any, Literal, TypeVar
 
 from fastapi import Request
@@ -163,16 +164,32 @@ async def parts_of(
     )
 
 
+async def candidates_of(
+    body: RerankBody, uploads: dict[str, bytes], engine: Engine, decoder: Decoder
+) -> tuple[Part, ...]:
+    """Return what is to be sorted: items first, then files, each called as the request calls it.
+
+    Raises:
+        RequestError: an item or a file is not there.
+        QueryError: a file is no picture within the limits.
+    """
+    items = [PartBody(item=item) for item in body.items]  # type: ignore[call-arg]
+    images = [PartBody(image=name) for name in body.images]  # type: ignore[call-arg]
+    parts = await parts_of([*items, *images], uploads, engine, decoder)
+    names = [*body.items, *body.images]
+    return tuple(replace(part, name=name) for part, name in zip(parts, names, strict=True))
+
+
 async def _part(number: int, told: PartBody, uploads: dict[str, bytes], engine: Engine, decoder: Decoder) -> Part:
     if told.text is not None:
         return Part("text", told.text, told.weight, told.minus)
     if told.item is not None:
-        return Part(*embedding_of(engine.snapshot, told.item), told.weight, told.minus)
+        return Part(*embedding_of(engine.snapshot, told.item), told.weight, told.minus, told.item)
     field = told.audio or told.image or ""
     if field not in uploads:
         raise RequestError(422, "invalid", f"part {number} names the file {field!r}, which did not come", SEE)
     name = f"part {number}"
     if told.audio is not None:
-        return Part("audio", await decoder.sound(uploads[field], name), told.weight, told.minus)
+        return Part("audio", await decoder.sound(uploads[field], name), told.weight, told.minus, name)
     side_px = engine.snapshot.manifest["encoder"]["frame_px"]
-    return Part("image", await decoder.picture(uploads[field], name, side_px), told.weight, told.minus)
+    return Part("image", await decoder.picture(uploads[field], name, side_px), told.weight, told.minus, name)

@@ -16,7 +16,18 @@ from .counters import CONTENT_TYPE
 from .errors import IndexMismatchError, IndexStoreError, RequestError
 from .guard import COOKIE, FAULT, error_body, same_secret
 from .items import byte_range, describe, find_row, handles, medium_of
-from .requests import MAX_PARTS, BatchBody, LoginBody, RerankBody, SearchBody, question_of, read_body
+from . import rerank as sorting
+from .requests import (
+    MAX_PARTS,
+    BatchBody,
+    LoginBody,
+    RerankBody,
+    SearchBody,
+    candidates_of,
+    parts_of,
+    question_of,
+    read_body,
+)
 from .site import ASSETS, docs_page
 
 if TYPE_CHECKING:
@@ -182,8 +193,21 @@ async def _ask(server: "Server", question: Any) -> "QueryResult":
 
 
 async def rerank(request: Request) -> Response:
-    """Sort pictures by how near they are to a question, beside the index's background."""
-    raise RequestError(501, "rerank", "not yet", "")
+    """Sort items or sent pictures by how near they are to a question, beside the index's background.
+
+    `calibrated` is how many deviations a cosine lies above that of random pairs, `percentile` how many are lower.
+    """
+    server = _server(request)
+    told, uploads = await read_body(request, RerankBody)
+    engine = server.live.engine
+    parts, candidates = await asyncio.gather(
+        parts_of(told.parts, uploads, engine, server.decoder), candidates_of(told, uploads, engine, server.decoder)
+    )
+    result = await server.batcher.call(lambda: sorting.rerank(engine, parts, candidates))
+    answer = result.as_dict() | {"index": Path(result.index).name}
+    for ranked in answer["ranked"]:
+        ranked |= handles(ranked["name"]) if ranked["candidate"] < len(told.items) else {}
+    return JSONResponse(answer)
 
 
 async def tell_item(item_id: str, request: Request) -> Response:
