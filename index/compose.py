@@ -37,16 +37,15 @@ class Composed:
     """The modality of all parts; None where they differ."""
 
 
-def embed_parts(encoder: Encoder, questions: Sequence[Question]) -> list[np.ndarray]:
-    """Return the embeddings (P, D) of each question's parts, unit norm; all of one modality pass the encoder together.
+def embed_parts(encoder: Encoder, parts: Sequence[Part]) -> np.ndarray:
+    """Return the embeddings (P, D) float32 of parts, unit norm; all of one modality pass the encoder together.
 
     Raises:
         QueryError: an embedding is not finite, or a text cannot be read.
     """
-    named = [(part, name_of(part, n)) for question in questions for n, part in enumerate(question.parts, 1)]
-    rows_PD = np.empty((len(named), encoder.dim), np.float32)
+    rows_PD = np.empty((len(parts), encoder.dim), np.float32)
     raw: dict[str, list[int]] = {"audio": [], "image": [], "text": []}
-    for number, (part, _) in enumerate(named):
+    for number, part in enumerate(parts):
         if part.is_embedding(encoder.dim):
             rows_PD[number] = part.value
         else:
@@ -57,13 +56,12 @@ def embed_parts(encoder: Encoder, questions: Sequence[Question]) -> list[np.ndar
     for modality, numbers in raw.items():
         for start in range(0, len(numbers), BATCH):
             taken = numbers[start : start + BATCH]
-            rows_PD[taken] = _embedded(embedders[modality], [named[number][0] for number in taken])
+            rows_PD[taken] = _embedded(embedders[modality], [parts[number] for number in taken])
     norms = np.linalg.norm(rows_PD, axis=1)
-    for (_, name), norm in zip(named, norms, strict=True):
+    for number, norm in enumerate(norms):
         if not (np.isfinite(norm) and norm > 0):
-            raise QueryError(f"{name}: its embedding is not finite")
-    unit_PD = rows_PD / norms[:, None]
-    return np.split(unit_PD, np.cumsum([len(question.parts) for question in questions])[:-1])
+            raise QueryError(f"{name_of(parts[number], number + 1)}: its embedding is not finite")
+    return rows_PD / norms[:, None]
 
 
 def _embedded(embed: Callable[[list[Any]], np.ndarray], parts: list[Part]) -> np.ndarray:

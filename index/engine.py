@@ -40,7 +40,7 @@ class Engine:
         self.snapshot, self.encoder, self.other_encoder = snapshot, encoder, other_encoder
         self.fingerprints = encoder.fingerprints()
         self.retriever = Retriever(snapshot)
-        self._calibrator = Calibrator(snapshot)
+        self.calibrator = Calibrator(snapshot)
 
     @property
     def has_text(self) -> bool:
@@ -53,7 +53,7 @@ class Engine:
         Raises:
             QueryError: an embedding is not finite, or a text cannot be read.
         """
-        return embed_parts(self.encoder, [Question(parts=tuple(parts))])[0]
+        return embed_parts(self.encoder, parts)
 
     def reopen(self) -> "Engine":
         """Return an engine for the snapshot that is current now; the encoder stays.
@@ -86,8 +86,9 @@ class Engine:
         if not questions:
             return []
         marks = [time.perf_counter()]
-        embedded = embed_parts(self.encoder, questions)
-        composed = [compose(question, parts_PD) for question, parts_PD in zip(questions, embedded, strict=True)]
+        parts_PD = embed_parts(self.encoder, [part for question in questions for part in question.parts])
+        embedded = np.split(parts_PD, np.cumsum([len(question.parts) for question in questions])[:-1])
+        composed = [compose(*pair) for pair in zip(questions, embedded, strict=True)]
         marks.append(time.perf_counter())
         found = self.retriever.lists(list(zip(questions, composed, strict=True)))
         marks.append(time.perf_counter())
@@ -103,7 +104,7 @@ class Engine:
         backgrounds: list[dict[str, Background]] = [{} for _ in questions]
         for target in dict.fromkeys(target for lists in found for target in lists):
             numbers = [number for number, lists in enumerate(found) if target in lists]
-            of_target = self._calibrator.backgrounds([composed[number] for number in numbers], target)
+            of_target = self.calibrator.backgrounds([composed[number] for number in numbers], target)
             for number, background in zip(numbers, of_target, strict=True):
                 backgrounds[number][target] = background
         return [self._tell(*answered) for answered in zip(questions, composed, found, backgrounds, strict=True)]

@@ -125,12 +125,8 @@ def read_part(engine: Engine, asked: Asked) -> Part:
     return Part("text", asked.value, **name)
 
 
-def run_query(config: QueryConfig, engine: Engine | None = None) -> QueryResult:
-    """Answer one question.
-
-    Args:
-        config: what is asked.
-        engine: the index, if it is open already.
+def ask(config: QueryConfig) -> tuple[Engine, QueryResult]:
+    """Open the index, answer one question; return both.
 
     Raises:
         QueryError: a file is not readable, or the parts or the filter make no question.
@@ -139,10 +135,15 @@ def run_query(config: QueryConfig, engine: Engine | None = None) -> QueryResult:
     if not config.asked:
         raise QueryError("there is nothing to search with; give a sound, a picture, a text or an item")
     marks = [time.perf_counter()]
-    engine = engine or config.open()
+    engine = config.open()
     marks.append(time.perf_counter())
     parts = tuple(read_part(engine, asked) for asked in config.asked)
     marks.append(time.perf_counter())
     result = engine.ask(question_of(config, parts))
     before = {name: round(1000 * (marks[n + 1] - marks[n]), 3) for n, name in enumerate(("open", "decode"))}
-    return replace(result, timings_ms=before | result.timings_ms)
+    return engine, replace(result, timings_ms=before | result.timings_ms)
+
+
+def run_query(config: QueryConfig) -> QueryResult:
+    """Answer one question, as `ask`."""
+    return ask(config)[1]

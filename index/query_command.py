@@ -36,15 +36,27 @@ class Fuse(StrEnum):
 def query(
     index: Annotated[Path, typer.Argument(help="Index to search.")],
     audio: Annotated[
-        list[Path] | None, typer.Option(help="Sound to search with; give several to combine them.")
+        list[Path] | None, typer.Option(metavar="FILE", help="Sound to search with; give several to combine them.")
     ] = None,
-    image: Annotated[list[Path] | None, typer.Option(help="Picture to search with.")] = None,
-    text: Annotated[list[str] | None, typer.Option(help="Words to search with, if the run reads text.")] = None,
-    item: Annotated[list[str] | None, typer.Option(help="Item of the index to search with: more like this.")] = None,
-    minus_audio: Annotated[list[Path] | None, typer.Option(help="Sound.", rich_help_panel=MINUS_PANEL)] = None,
-    minus_image: Annotated[list[Path] | None, typer.Option(help="Picture.", rich_help_panel=MINUS_PANEL)] = None,
-    minus_text: Annotated[list[str] | None, typer.Option(help="Words.", rich_help_panel=MINUS_PANEL)] = None,
-    minus_item: Annotated[list[str] | None, typer.Option(help="Item.", rich_help_panel=MINUS_PANEL)] = None,
+    image: Annotated[list[Path] | None, typer.Option(metavar="FILE", help="Picture to search with.")] = None,
+    text: Annotated[
+        list[str] | None, typer.Option(metavar="WORDS", help="Words to search with, if the run reads text.")
+    ] = None,
+    item: Annotated[
+        list[str] | None, typer.Option(metavar="ID", help="Item of the index to search with: more like this.")
+    ] = None,
+    minus_audio: Annotated[
+        list[Path] | None, typer.Option(metavar="FILE", help="Sound.", rich_help_panel=MINUS_PANEL)
+    ] = None,
+    minus_image: Annotated[
+        list[Path] | None, typer.Option(metavar="FILE", help="Picture.", rich_help_panel=MINUS_PANEL)
+    ] = None,
+    minus_text: Annotated[
+        list[str] | None, typer.Option(metavar="WORDS", help="Words.", rich_help_panel=MINUS_PANEL)
+    ] = None,
+    minus_item: Annotated[
+        list[str] | None, typer.Option(metavar="ID", help="Item.", rich_help_panel=MINUS_PANEL)
+    ] = None,
     weight: Annotated[
         list[str] | None,
         typer.Option(metavar="KIND=W", help="How much a kind counts, such as audio=2 or minus-text=0.5; 1 else."),
@@ -55,7 +67,8 @@ def query(
     where: Annotated[
         list[str] | None,
         typer.Option(
-            help="Filter, such as labels=Dog, split=test,train, duration_s>=5, caption~cat, or JSON; all must hold."
+            metavar="FILTER",
+            help="Filter, such as labels=Dog, split=test,train, duration_s>=5, caption~cat, or JSON; all must hold.",
         ),
     ] = None,
     exact: Annotated[bool, typer.Option("--exact", help="Scan every item although there is an ANN index.")] = False,
@@ -126,12 +139,11 @@ def _weights(told: list[str]) -> dict[str, tuple[float, ...]]:
 
 def _answer(config: "QueryConfig", html: Path | None, as_json: bool, explain: bool) -> None:
     from ..shards.checks import check_file
-    from .query import run_query
+    from .query import ask
 
     if html is not None:
         check_file(html, UnibrivlError)
-    engine = config.open()
-    result = run_query(config, engine)
+    engine, result = ask(config)
     if html is not None:
         from .cards import query_page
         from .page import write_page

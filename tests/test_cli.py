@@ -108,7 +108,7 @@ def test_the_version() -> None:
     "words",
     [
         ["frobnicate"], ["train"], ["train", "shards"], ["query", "index", "--audoi", "x"], ["bench", "everything"],
-        ["query", "index"], ["query", "index", "--audio", "a", "--image", "b"],
+        ["query", "index"], ["query", "index", "--audio", "a", "--weight", "image=2"],
         ["query", "index", "--image", "b", "-k", "0"],
         ["query", "index", "--image", "b", "--to", "text"], ["train", "s", "--out", "o", "--epochs", "0"],
         ["train", "s", "--out", "o", "--lr", "nan"], ["train", "s", "--out", "o", "--set", "num_mels"],
@@ -239,7 +239,7 @@ def test_query_prints_a_table(call: Call, tiny: Path, question: tuple[str, Path,
     assert "nearest image" in out and "nearest audio" in out and "cosine" in out
     first = next(line for line in out.splitlines() if key in line)
     assert "1.000" in first and "tone, block" in first and "0-1 s" in first
-    assert len([line for line in out.splitlines() if "gen_clip" in line]) == 6
+    assert len([line for line in out.splitlines() if "gen_clip" in line]) == 9  # two lists and both in one
 
 
 def test_query_prints_json(call: Call, tiny: Path, question: tuple[str, Path, Path]) -> None:
@@ -249,7 +249,7 @@ def test_query_prints_json(call: Call, tiny: Path, question: tuple[str, Path, Pa
     value = json.loads(out)
     assert value["results"]["audio"][0]["key"] == key
     assert len(value["results"]["audio"]) == 2 and set(value["results"]) == {"audio"}
-    assert value["mode"] == "exact" and value["query"] == {"audio": str(sound)}
+    assert value["mode"] == "exact" and [part["name"] for part in value["query"]["parts"]] == [str(sound)]
 
 
 def test_query_writes_a_page(call: Call, tiny: Path, question: tuple[str, Path, Path], tmp_path: Path) -> None:

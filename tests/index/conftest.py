@@ -15,6 +15,6 @@ def encoder(run: Path) -> Encoder:
 @pytest.fixture
 def one_encoder(encoder: Encoder, monkeypatch: pytest.MonkeyPatch) -> Encoder:
     """Load the run once for all tests that are not about loading it."""
-    monkeypatch.setattr("unibrivl.index.query.load_encoder", lambda run, image_tower: encoder)
-    monkeypatch.setattr("unibrivl.index.build.load_encoder", lambda run, image_tower: encoder)
+    for module in ("build", "encoders", "engine"):
+        monkeypatch.setattr(f"unibrivl.index.{module}.load_encoder", lambda run, image_tower: encoder)
     return encoder

@@ -12,7 +12,7 @@ from PIL import Image
 
 from unibrivl.index.cards import clip_card, query_page, stored_sample
 from unibrivl.index.page import render
-from unibrivl.index.query import QueryConfig, run_query
+from unibrivl.index.query import Asked, QueryConfig, ask
 from unibrivl.index.snapshot import open_snapshot
 from unibrivl.model.embed import Encoder
 from unibrivl.shards import ClipShards, ShardError
@@ -66,12 +66,11 @@ def test_the_page_of_a_query_renders(index: Path, tmp_path: Path, one_encoder: E
     path = tmp_path / "my <question>"
     if asked == "audio":
         soundfile.write(path, np.zeros(8000, np.float32), 44_100, format="WAV")
-        config = QueryConfig(index=index, audio=path, k=3)
     else:
         Image.new("RGBA", (300, 200), (9, 9, 9, 100)).save(path, "PNG")
-        config = QueryConfig(index=index, image=path, k=3)
-    result = run_query(config)
-    page = query_page(config, result)
+    config = QueryConfig(index=index, asked=(Asked(kind=asked, value=str(path)),), k=3)
+    engine, result = ask(config)
+    page = query_page(config, engine.snapshot, result)
     assert [question.answer_modality for question in page.questions] == ["image", "audio"]
     for question in page.questions:
         assert question.query_modality == asked and question.true_rank is None and question.gallery == 24

@@ -286,9 +286,18 @@ def test_values_that_cannot_be_shown_are_refused():
     with pytest.raises(ValueError, match="the score of 'clips/dog-1' is nan"):
         make_card(score=float("nan"))
     with pytest.raises(ValueError, match="unknown modality 'text'"):
-        make_question(query_modality="text")
+        make_question(answer_modality="text")
+    with pytest.raises(ValueError, match="unknown modality 'smell'"):
+        make_question(query_modality="smell")
     with pytest.raises(ValueError, match="table 'T': a row has 1 cells, expected 2"):
         Table(caption="T", columns=("a", "b"), rows=(("1",),), note="")
+
+
+def test_a_question_in_words_shows_them_and_no_missing_medium():
+    card = make_card(title="a <red> car", image=None, audio=None)
+    html = render(make_page(make_question(query=card, query_modality="text")))
+    query = html[html.index("<h3>Query</h3>") : html.index("<h3>Answers</h3>")]
+    assert "a &lt;red&gt; car" in query and "missing" not in query and "<img" not in query
 
 
 def test_same_page_same_bytes(tmp_path):

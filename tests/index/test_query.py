@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,11 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from unibrivl.index import query as module
+from unibrivl.index import engine as module
 from unibrivl.index.errors import IndexMismatchError, IndexStoreError, QueryError
-from unibrivl.index.query import QueryConfig, QueryResult, open_encoder, run_query
+from unibrivl.index.answers import QueryResult
+from unibrivl.index.encoders import open_encoder
+from unibrivl.index.query import Asked, QueryConfig, asked_of, run_query
 from unibrivl.index.snapshot import open_snapshot, publish, read_manifest
 from unibrivl.ingest.mux import write_video
 from unibrivl.model.checkpoint import CHECKPOINT_FILE
@@ -34,9 +37,14 @@ def stored(shards: Path, tmp_path: Path) -> tuple[dict[str, Any], Path, Path]:
     return row, tmp_path / "question.png", tmp_path / "question.wav"
 
 
+def ask(index: Path, **options: Any) -> QueryResult:
+    asked = {kind: (str(options.pop(kind)),) for kind in ("audio", "image", "text", "item") if kind in options}
+    return run_query(QueryConfig(index=index, asked=asked_of(asked, {}), **options))
+
+
 def test_a_stored_picture_finds_itself(index: Path, stored, one_encoder: Encoder) -> None:
     row, picture, _ = stored
-    result = run_query(QueryConfig(index=index, image=picture, to="image", k=3))
+    result = ask(index, image=picture, to="image", k=3)
     assert list(result.results) == ["image"]
     first, second, third = result.results["image"]
     assert (first.key, first.item_id, first.modality) == (row["key"], f"{row['key']}/image", "image")
@@ -45,19 +53,23 @@ def test_a_stored_picture_finds_itself(index: Path, stored, one_encoder: Encoder
     assert [answer.rank for answer in (first, second, third)] == [1, 2, 3]
     for name in ("caption", "labels", "language", "split", "start_ms", "end_ms"):
         assert getattr(first, name) == row[name]
-    assert result.query == {"image": str(picture)}
+    part = {"modality": "image", "name": str(picture), "weight": 1.0, "minus": False}
+    assert result.query == {
+        "parts": [part], "to": "image", "k": 3, "fuse": "sum", "exact": False, "distinct": True, "near": None,
+        "where": None,
+    }  # fmt: skip
 
 
 def test_a_stored_sound_finds_itself(index: Path, stored, one_encoder: Encoder) -> None:
     row, _, sound = stored
-    result = run_query(QueryConfig(index=index, audio=sound, to="audio", k=2))
+    result = ask(index, audio=sound, to="audio", k=2)
     assert result.results["audio"][0].key == row["key"]
     assert result.results["audio"][0].score == pytest.approx(1, abs=2e-3)
-    assert result.query == {"audio": str(sound)}
+    assert [part["name"] for part in result.query["parts"]] == [str(sound)]
 
 
 def test_both_modalities_are_searched_in_lists_of_their_own(index: Path, stored, one_encoder: Encoder) -> None:
-    result = run_query(QueryConfig(index=index, audio=stored[2], k=100))
+    result = ask(index, audio=stored[2], k=100)
     assert set(result.results) == {"audio", "image"}
     for modality, answers in result.results.items():
         assert len(answers) == 24 and {answer.modality for answer in answers} == {modality}
@@ -67,7 +79,7 @@ def test_both_modalities_are_searched_in_lists_of_their_own(index: Path, stored,
 
 
 def test_answers_are_those_of_a_scan_by_hand(index: Path, stored, encoder: Encoder, one_encoder: Encoder) -> None:
-    found = run_query(QueryConfig(index=index, audio=stored[2], to="image", k=5)).results["image"]
+    found = ask(index, audio=stored[2], to="image", k=5).results["image"]
     segment = open_snapshot(index).segment("image")
     sound = soundfile.read(stored[2], dtype="float32")[0]
     cosines = segment.vectors_ND.astype(np.float32) @ encoder.audio([sound])[0]
@@ -77,17 +89,21 @@ def test_answers_are_those_of_a_scan_by_hand(index: Path, stored, encoder: Encod
 
 
 def test_json_holds_plain_values(index: Path, stored, one_encoder: Encoder) -> None:
-    result = run_query(QueryConfig(index=index, image=stored[1], k=2))
+    result = ask(index, image=stored[1], k=2)
     value = json.loads(json.dumps(result.as_dict(), allow_nan=False))
-    assert set(value) == {"index", "snapshot", "encoder", "query", "mode", "recall", "timings_ms", "results"}
+    assert set(value) == {
+        "index", "snapshot", "encoder", "other_encoder", "query", "mode", "params", "recall", "recorded", "timings_ms",
+        "partial", "filter", "calibration", "results", "merged",
+    }  # fmt: skip
     assert (value["mode"], value["recall"], value["index"]) == ("exact", 1.0, str(index))
     assert value["snapshot"] == open_snapshot(index).id
     assert set(value["encoder"]) == {"audio", "image"}
-    assert set(value["timings_ms"]) == {"open", "decode", "encode", "search"}
+    assert set(value["timings_ms"]) == {"open", "decode", "encode", "search", "metadata"}
     assert all(ms >= 0 for ms in value["timings_ms"].values())
     assert set(value["results"]["audio"][0]) == {
-        "rank", "item_id", "modality", "score", "key", "caption", "labels", "language", "split", "start_ms", "end_ms",
-        "shard", "same_content",
+        "rank", "item_id", "modality", "score", "calibrated", "percentile", "parts", "fused", "key", "caption", "labels",
+        "language", "split", "group", "media_id", "start_ms", "end_ms", "shard", "same_content", "similar",
+        "duplicate_of",
     }  # fmt: skip
     assert isinstance(value["results"]["audio"][0]["labels"], list)
 
@@ -108,26 +124,46 @@ def test_the_same_content_is_one_answer(
     object.__setattr__(segment, "vectors_ND", vectors)
     object.__setattr__(segment, "rows", segment.rows.set_column(column, "content_sha256", [hashes]))
     monkeypatch.setattr(module, "open_snapshot", lambda root: snapshot)
-    found = run_query(QueryConfig(index=index, image=stored[1], to="image", k=100)).results["image"]
+    found = ask(index, image=stored[1], to="image", k=100).results["image"]
     assert len(found) == 19 and found[0].same_content == 5
     assert all(answer.same_content == 0 for answer in found[1:])
-    assert run_query(QueryConfig(index=index, image=stored[1], to="image", k=1)).results["image"][0].same_content == 5
+    assert ask(index, image=stored[1], to="image", k=1).results["image"][0].same_content == 5
+
+
+SOUND = Asked(kind="audio", value="a")
 
 
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({}, "give one query"), ({"audio": Path("a"), "image": Path("b")}, "give one query"),
-        ({"audio": Path("a"), "k": 0}, "k is 0, want 1 to 10000"), ({"audio": Path("a"), "k": 10_001}, "k is 10001"),
+        ({"k": 0}, "k is 0, want 1 to 10000"), ({"k": 10_001}, "k is 10001"), ({"near": 0.2}, "near is 0.2, want 0.5 to 1"),
+        ({"to": "text"}, "to is 'text', want image or audio or both"), ({"fuse": "max"}, "fuse is 'max'"),
+        ({"asked": (SOUND,) * 17}, "parts are 17, want 1 to 16"),
+        ({"asked": (replace(SOUND, weight=-1.0),)}, "weight of part 1 is -1.0, want 0 or more"),
+        ({"asked": (replace(SOUND, weight=float("nan")),)}, "weight of part 1 is nan"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_asked_is_refused(options: dict[str, Any], words: str) -> None:
     with pytest.raises(ValueError, match=words):
-        QueryConfig(index=Path("index"), **options)
+        QueryConfig(index=Path("index"), **{"asked": (SOUND,)} | options)
 
 
-def ask(index: Path, **options: Path) -> QueryResult:
-    return run_query(QueryConfig(index=index, **options))
+def test_parts_that_only_take_away_are_no_question() -> None:
+    with pytest.raises(QueryError, match="only take away"):
+        QueryConfig(index=Path("index"), asked=(replace(SOUND, minus=True),))
+
+
+def test_weights_go_to_the_parts_of_their_kind() -> None:
+    asked = asked_of({"audio": ("a", "b", "c"), "minus_text": ("x",)}, {"audio": (2.0, 3.0), "minus_text": (0.5,)})
+    assert [(a.kind, a.value, a.weight, a.minus) for a in asked] == [
+        ("audio", "a", 2, False), ("audio", "b", 3, False), ("audio", "c", 3, False), ("text", "x", 0.5, True),
+    ]  # fmt: skip
+    with pytest.raises(ValueError, match="give something to search with"):
+        asked_of({}, {})
+    with pytest.raises(ValueError, match="weight names 'image'"):
+        asked_of({"audio": ("a",)}, {"image": (1.0,)})
+    with pytest.raises(ValueError, match="weight has 2 numbers for 1 of audio"):
+        asked_of({"audio": ("a",)}, {"audio": (1.0, 2.0)})
 
 
 def test_files_that_are_no_query_are_named(index: Path, tmp_path: Path, one_encoder: Encoder) -> None:
@@ -218,4 +254,4 @@ def test_an_index_without_the_wanted_modality_is_named(
     manifest = read_manifest(index)[1]
     publish(tmp_path / "sounds", manifest | {"segments": [e for e in manifest["segments"] if e["modality"] == "audio"]})
     with pytest.raises(IndexStoreError, match="holds no image embeddings"):
-        run_query(QueryConfig(index=tmp_path / "sounds", image=stored[1], to="image"))
+        ask(tmp_path / "sounds", image=stored[1], to="image")
