@@ -12,11 +12,12 @@ from pydantic.json_schema import models_json_schema
 from starlette.exceptions import HTTPException
 
 from .. import UnibrivlError, __version__
+from . import rerank as sorting
 from .counters import CONTENT_TYPE
 from .errors import IndexMismatchError, IndexStoreError, RequestError
 from .guard import COOKIE, FAULT, error_body, same_secret
 from .items import byte_range, describe, find_row, handles, medium_of
-from . import rerank as sorting
+
 from .requests import (
     MAX_PARTS,
     BatchBody,
@@ -204,7 +205,7 @@ async def rerank(request: Request) -> Response:
         parts_of(told.parts, uploads, engine, server.decoder), candidates_of(told, uploads, engine, server.decoder)
     )
     result = await server.batcher.call(lambda: sorting.rerank(engine, parts, candidates))
-    answer = result.as_dict() | {"index": Path(result.index).name}
+    answer: dict[str, Any] = result.as_dict() | {"index": Path(result.index).name}
     for ranked in answer["ranked"]:
         ranked |= handles(ranked["name"]) if ranked["candidate"] < len(told.items) else {}
     return JSONResponse(answer)

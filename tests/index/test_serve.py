@@ -138,6 +138,39 @@ def test_a_batch_answers_each_and_tells_of_each_mistake(client: Client) -> None:
     assert [f["item_id"] for f in good["results"]["image"]] == [f["item_id"] for f in alone]
 
 
+def test_pictures_are_sorted_by_a_question(client: Client) -> None:
+    items = [some_item(client, n) for n in (4, 1, 7)]
+    names = [item["item_id"] for item in items]
+    sound = client.get(items[1]["media"]).body
+    told = client.post("/v1/rerank", {"parts": [{"item": names[1]}], "items": names}).json
+    assert told["ranked"][0]["candidate"] == 1 and told["ranked"][0]["score"] > 0.999
+    assert told["ranked"][0]["thumb"] == items[1]["thumb"] and 0 <= told["ranked"][-1]["percentile"] <= 100
+    query = {"parts": [{"audio": "mine"}], "images": ["a", "b"]}
+    files = {"mine": sound, "a": picture_file("red"), "b": picture_file("blue")}
+    ranked = client.form("/v1/rerank", {"query": json.dumps(query), **files}).json["ranked"]
+    assert sorted(one["name"] for one in ranked) == ["a", "b"] and ranked[0]["score"] >= ranked[1]["score"]
+    assert client.post("/v1/rerank", {"parts": [{"item": names[0]}]}).code == "question"
+    assert client.post("/v1/rerank", {"parts": [{"item": names[0]}], "items": ["nobody"]}).code == "no_item"
+
+
+def test_answers_are_filtered_and_a_slip_is_told(client: Client) -> None:
+    item = some_item(client)["item_id"]
+    answer = client.search({"item": item}, to="image", k=50, where=["split=test", "labels=block"]).json
+    assert len(answer["results"]["image"]) == answer["filter"]["matched"]["image"] == 6
+    assert {found["split"] for found in answer["results"]["image"]} == {"test"}
+    slip = client.search({"item": item}, where=["labels=blok"])
+    assert slip.code == "question" and "did you mean 'block'" in slip.json["error"]["message"]
+    one = {"not": {"column": "split", "op": "=", "value": "test"}}
+    assert len(client.search({"item": item}, to="image", k=50, where=one).json["results"]["image"]) == 18
+
+
+def test_what_only_takes_away_and_words_without_a_text_side_are_refused(client: Client) -> None:
+    item = some_item(client)["item_id"]
+    assert client.search({"item": item, "minus": True}).code == "question"
+    assert client.search({"item": item}, {"item": item, "minus": True}).code == "question"
+    assert client.search({"text": "a dog"}).code == "question"
+
+
 # Items
 
 
