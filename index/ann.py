@@ -5,7 +5,8 @@ the same score. Parameters go with each call; nothing shared is changed.
 Shapes: Q queries, N rows, D dimensions, K answers.
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,9 @@ from .matches import Matches
 FILE = "ann.faiss"
 LEVELS = (10, 100)
 """Numbers of answers that parameters are tuned for; for more than the last the search is exact."""
+AWAY = 0.5
+"""A query whose nearest lists hold less than this share of the matches that a random filter would leave them looks for
+something elsewhere: lists far from it are in no useful order (recall 0.78 in the tests), so it is searched exactly."""
 DESERIALIZATION_LOOPS = 10**8
 """Most turns that a file may make FAISS's reader take in one loop."""
 
@@ -36,7 +40,7 @@ class Setting:
 
     def as_dict(self) -> dict[str, int]:
         """Return plain values for JSON."""
-        return asdict(self)
+        return {"nprobe": self.nprobe, "k_factor": self.k_factor, "level": self.level}
 
     def widened(self, share: float, nlist: int) -> "Setting":
         """Return what finds as much when only a share of the rows may be found."""
@@ -54,30 +58,49 @@ class AnnIndex:
         self.nlist = int(faiss.extract_index_ivf(index).nlist)
         self._scan = scan
         self._refined = faiss.IndexRefine(index, scan.flat)
-        self._params: dict[tuple[Setting, int], Any] = {}
+        self._params: dict[tuple[int, ...], Any] = {}
 
     def search(self, queries_QD: np.ndarray, k: int, setting: Setting) -> Found:
         """Return about the `k` nearest rows; -inf and -1 where the lists looked through hold fewer."""
-        params = self._params.get((setting, k))
+        key = setting.nprobe, setting.k_factor, setting.level, k
+        params = self._params.get(key)
         if params is None:
-            params = self._params[setting, k] = self._prepare(setting, k)
+            params = self._params[key] = self._prepare(setting, k)
         return _cleaned(*self._refined.search(queries_QD, k, params=params))
 
     def search_matches(self, queries_QD: np.ndarray, k: int, setting: Setting, matches: Matches) -> Found:
         """Return about the `k` nearest of the matching rows.
 
-        Queries whose lists hold fewer matches than are to be refined are searched exactly: what they look for lies
-        elsewhere.
+        Queries whose lists hold few matches are searched exactly: what they look for lies elsewhere.
         """
         wide = setting.widened(matches.share, self.nlist)
         candidates = max(k, min(matches.count, setting.k_factor * setting.level))
         params = self._prepare(wide, candidates, matches.selector)
         scores, rows = _cleaned(*self._refined.search(queries_QD, candidates, params=params))
         scores, rows = scores[:, :k].copy(), rows[:, :k].copy()
-        short = np.flatnonzero(rows[:, -1] < 0)
+        short = np.flatnonzero((rows[:, -1] < 0) | self._looks_away(queries_QD, setting, matches))
         if len(short):
             scores[short], rows[short] = self._scan.search(np.ascontiguousarray(queries_QD[short]), k, matches)
         return scores, rows
+
+    def _looks_away(self, queries_QD: np.ndarray, setting: Setting, matches: Matches) -> np.ndarray:
+        """Tell which queries' nearest lists the filter leaves much emptier than others, bool (Q,)."""
+        ivf = load_faiss().extract_index_ivf(self.index)
+        nearest = ivf.quantizer.search(queries_QD, min(setting.nprobe, self.nlist))[1]
+        sizes, matching = (
+            np.bincount(lists, minlength=self.nlist) for lists in (self._list_of_row, self._list_of_row[matches.mask_N])
+        )
+        return matching[nearest].sum(axis=1) < AWAY * matches.share * sizes[nearest].sum(axis=1)
+
+    @cached_property
+    def _list_of_row(self) -> np.ndarray:
+        faiss = load_faiss()
+        lists, list_of_row = faiss.extract_index_ivf(self.index).invlists, np.empty(self.index.ntotal, np.int32)
+        for number in range(self.nlist):
+            size = lists.list_size(number)
+            if size:
+                list_of_row[faiss.rev_swig_ptr(lists.get_ids(number), size)] = number
+        return list_of_row
 
     def _prepare(self, setting: Setting, k: int, selector: Any = None) -> Any:
         faiss = load_faiss()
@@ -109,5 +132,9 @@ def open_ann(path: Path, scan: ExactScan) -> AnnIndex:
 
 
 def _cleaned(scores_QK: np.ndarray, rows_QK: np.ndarray) -> Found:
-    scores_QK[rows_QK < 0] = -np.inf
+    """Mark what is missing and order equal scores by row; FAISS has sorted the rest."""
+    if rows_QK[:, -1].min() < 0:
+        scores_QK[rows_QK < 0] = -np.inf
+    elif not (scores_QK[:, 1:] == scores_QK[:, :-1]).any():
+        return scores_QK, rows_QK
     return ordered(scores_QK, rows_QK)

@@ -76,13 +76,14 @@ class ExactScan:
 
     def _score(self, queries_QD: np.ndarray, rows_QK: np.ndarray, k: int) -> Found:
         """Score given rows as a scan would, and keep the best `k`."""
-        faiss, computer = load_faiss(), self.flat.get_distance_computer()
-        scores = np.empty(rows_QK.shape, np.float32)
-        for query, rows, out in zip(queries_QD, rows_QK.tolist(), scores, strict=True):
-            computer.set_query(faiss.swig_ptr(query))
-            out[:] = [computer(row) for row in rows]
-        scores, rows = ordered(scores, rows_QK)
-        return scores[:, :k], rows[:, :k]
+        scratch_KD = np.empty((rows_QK.shape[1], self.vectors_ND.shape[1]), np.float16)
+        index = _mapped_index(scratch_KD)
+        found = []
+        for query_D, rows in zip(queries_QD, rows_QK, strict=True):
+            np.take(self.vectors_ND, rows, axis=0, out=scratch_KD, mode="clip")
+            scores, places = index.search(query_D[None], k)
+            found.append((scores, rows[places]))
+        return ordered(*(np.concatenate(parts) for parts in zip(*found, strict=True)))
 
 
 def multiply(vectors_ND: np.ndarray, queries_QD: np.ndarray, k: int, rows: np.ndarray | None = None) -> Found:

@@ -17,7 +17,6 @@ from .counters import CONTENT_TYPE
 from .errors import IndexMismatchError, IndexStoreError, RequestError
 from .guard import COOKIE, FAULT, error_body, same_secret
 from .items import byte_range, describe, find_row, handles, medium_of
-
 from .requests import (
     MAX_PARTS,
     BatchBody,

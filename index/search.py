@@ -257,7 +257,10 @@ def merge(found: Sequence[Found], num_queries: int, k: int) -> tuple[np.ndarray,
     """Merge scores and rows of several segments into the best `k`: scores, segments and rows, each (Q, K)."""
     if len(found) == 1:
         scores, rows = found[0]
-        return scores, np.where(rows < 0, -1, 0).astype(np.int32), rows
+        segments = np.zeros(rows.shape, np.int32)
+        if rows[:, -1].min(initial=0) < 0:
+            segments[rows < 0] = -1
+        return scores, segments, rows
     nothing = padded(np.empty((num_queries, 0), np.float32), np.empty((num_queries, 0), np.int64), k)
     parts = [*found, nothing]
     scores = np.concatenate([scores for scores, _ in parts], axis=1)

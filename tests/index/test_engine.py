@@ -1,4 +1,4 @@
-"""The engine on a real index: composed questions, calibrated scores, what a filter leaves, another encoder, reopening."""
+"""The engine on a real index: composed questions, calibrated scores, filters, another encoder, reopening."""
 
 import json
 import shutil

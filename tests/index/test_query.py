@@ -15,9 +15,9 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from unibrivl.index import engine as module
-from unibrivl.index.errors import IndexMismatchError, IndexStoreError, QueryError
 from unibrivl.index.answers import QueryResult
 from unibrivl.index.encoders import open_encoder
+from unibrivl.index.errors import IndexMismatchError, IndexStoreError, QueryError
 from unibrivl.index.query import Asked, QueryConfig, asked_of, run_query
 from unibrivl.index.snapshot import open_snapshot, publish, read_manifest
 from unibrivl.ingest.mux import write_video
@@ -101,8 +101,8 @@ def test_json_holds_plain_values(index: Path, stored, one_encoder: Encoder) -> N
     assert set(value["timings_ms"]) == {"open", "decode", "encode", "search", "metadata"}
     assert all(ms >= 0 for ms in value["timings_ms"].values())
     assert set(value["results"]["audio"][0]) == {
-        "rank", "item_id", "modality", "score", "calibrated", "percentile", "parts", "fused", "key", "caption", "labels",
-        "language", "split", "group", "media_id", "start_ms", "end_ms", "shard", "same_content", "similar",
+        "rank", "item_id", "modality", "score", "calibrated", "percentile", "parts", "fused", "key", "caption",
+        "labels", "language", "split", "group", "media_id", "start_ms", "end_ms", "shard", "same_content", "similar",
         "duplicate_of",
     }  # fmt: skip
     assert isinstance(value["results"]["audio"][0]["labels"], list)
@@ -136,7 +136,8 @@ SOUND = Asked(kind="audio", value="a")
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"k": 0}, "k is 0, want 1 to 10000"), ({"k": 10_001}, "k is 10001"), ({"near": 0.2}, "near is 0.2, want 0.5 to 1"),
+        ({"k": 0}, "k is 0, want 1 to 10000"), ({"k": 10_001}, "k is 10001"),
+        ({"near": 0.2}, "near is 0.2, want 0.5 to 1"),
         ({"to": "text"}, "to is 'text', want image or audio or both"), ({"fuse": "max"}, "fuse is 'max'"),
         ({"asked": (SOUND,) * 17}, "parts are 17, want 1 to 16"),
         ({"asked": (replace(SOUND, weight=-1.0),)}, "weight of part 1 is -1.0, want 0 or more"),

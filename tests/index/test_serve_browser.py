@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -12,11 +13,14 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.wait import WebDriverWait
 
+from unibrivl.index.build import IndexConfig, build_index
 from unibrivl.index.engine import open_engine
 from unibrivl.index.guard import GuardConfig
 from unibrivl.index.serve_config import ServeConfig
+from unibrivl.model.train import train
 
 from ..browser import HOSTILE
+from ..model.test_clip import clip_folder  # noqa: F401
 from .serving import Client, serving
 from .test_serve import picture_file, some_item, sound_file
 
@@ -399,3 +403,38 @@ def test_a_token_is_asked_for_once(driver: Any, index: Path) -> None:
         page.open("/")
         assert page.all(".card")
     driver.delete_all_cookies()
+
+
+@pytest.fixture(scope="module")
+def reading(run_config: Any, clip_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:  # noqa: F811
+    """Return an index whose run reads text: a tiny image tower of the CLIP family."""
+    root = tmp_path_factory.mktemp("reading")
+    config = replace(run_config, out=root / "run", image_tower=f"clip:{clip_folder}", epochs=1)
+    train(config)
+    build_index(IndexConfig(run=config.out, shards=config.shards, out=root / "index"))
+    return root / "index"
+
+
+def test_words_are_asked_with_and_without(driver: Any, reading: Path) -> None:
+    with serving(ServeConfig(index=reading, port=0), open_engine(reading)) as client:
+        page = Page(driver, client.url).open("/")
+        page.one("#text").send_keys("a dog", Keys.ENTER)
+        dog = page.wait_for_answers(24)
+        expected = client.search({"text": "a dog"}, to="image", k=24).json["results"]["image"]
+        assert dog == [found["caption"] for found in expected]
+        assert "text=a+dog" in driver.current_url and not page.all(".part")
+        page.one("#text").send_keys(' -"zebra bee"', Keys.ENTER)
+        page.wait(lambda: len(page.all(".part")) == 2)
+        page.settle()
+        assert [part.text for part in page.all(".part .name")] == ["a dog", "zebra bee"]
+        assert page.all(".part .minus input")[1].is_selected() and page.titles() != dog
+        without = page.titles()
+        page.open(driver.current_url.removeprefix(page.url))
+        assert page.one("#text").get_attribute("value") == 'a dog -"zebra bee"' and page.titles() == without
+        page.all(".part .remove")[1].click()
+        page.wait(lambda: not page.all(".part"))
+        page.settle()
+        assert page.one("#text").get_attribute("value") == "a dog" and page.titles() == dog
+        page.drop("red.png", "image/png", picture_file())
+        page.wait(lambda: len(page.all(".part")) == 2)
+        page.settle().quiet()
