@@ -5,6 +5,7 @@ Media are found by item id only, through the snapshot's own table; nothing that 
 
 import hashlib
 import re
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -13,10 +14,12 @@ from urllib.parse import quote
 import numpy as np
 
 from ..shards import ShardError
+from ..shards.subset import flat_labels
 from .cards import stored_sample
 from .errors import IndexStoreError, RequestError
 from .segment import Segment
 from .snapshot import Snapshot
+from .where import COLUMNS
 
 SHARD_NAME = re.compile(r"[\w][\w.-]*/[\w][\w.-]*", flags=re.ASCII)
 """A shard of an index, split before name: nothing that could lead out of the shard set."""
@@ -35,6 +38,9 @@ TOLD = (
     "start_ms",
     "end_ms",
 )
+OFFERED = ("labels", "split", "caption", "duration_s", "language", "media_id")
+"""Columns that the page offers to filter by; programs have all of `where.COLUMNS`."""
+COUNTED = ("labels", "split", "language")
 ALL_VALUES = 500
 """Values of a column that the page offers, the most frequent ones."""
 
@@ -132,32 +138,26 @@ def byte_range(header: str | None, size: int) -> tuple[int, int] | None:
 
 def columns_of(snapshot: Snapshot) -> dict[str, dict[str, Any]]:
     """Return what can be filtered by, with the most frequent values: `{name: {kind, values: [{value, count}]}}`."""
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
-    tables = [segment.rows for segment in snapshot.segments]
     columns: dict[str, dict[str, Any]] = {}
-    for name in ("labels", "split", "language"):
-        chunks = [table[name] for table in tables if name in table.schema.names]
-        values = pa.chunked_array([chunk for column in chunks for chunk in column.chunks]) if chunks else None
-        if values is None or not len(values):
-            continue
-        flat = pc.list_flatten(values) if name == "labels" else values  # type: ignore[attr-defined]
-        counted = sorted(flat.value_counts().to_pylist(), key=lambda pair: -pair["counts"])
-        told = [{"value": p["values"], "count": p["counts"]} for p in counted if p["values"]][:ALL_VALUES]
-        if told:
-            columns[name] = {"kind": "words", "values": told}
-    columns["caption"] = {"kind": "text", "values": []}
-    columns["duration_s"] = {"kind": "number", "values": []}
-    columns["media_id"] = {"kind": "words", "values": []}
+    for name in OFFERED:
+        values = _values(snapshot, name) if name in COUNTED else []
+        if values or name not in COUNTED:
+            columns[name] = {"kind": "words" if COLUMNS[name] == "labels" else COLUMNS[name], "values": values}
     return columns
+
+
+def _values(snapshot: Snapshot, name: str) -> list[dict[str, Any]]:
+    counts = Counter[str]()
+    for segment in snapshot.segments:
+        column = segment.rows[name]
+        flat = flat_labels(column)[1] if COLUMNS[name] == "labels" else column
+        counts.update({pair["values"]: pair["counts"] for pair in flat.value_counts().to_pylist() if pair["values"]})
+    return [{"value": value, "count": count} for value, count in counts.most_common(ALL_VALUES)]
 
 
 def examples_of(snapshot: Snapshot, count: int) -> list[dict[str, Any]]:
     """Return a few items with pictures, evenly spread over the index."""
-    rows = next(
-        (segment.rows for segment in snapshot.segments if segment.modality == "image" and len(segment.rows)), None
-    )
+    rows = next((segment.rows for segment in snapshot.of("image") if len(segment.rows)), None)
     if rows is None:
         return []
     step = max(1, len(rows) // count)

@@ -1,10 +1,10 @@
 // The search page: keeps the question, asks the server, shows the answers. What strangers wrote is only ever text.
 
+import { counted, factRows, listOf, milliseconds, titleOf } from "./serve_answers.js";
 import { Filters } from "./serve_filters.js";
-import { Recorder, kindOfFile, partsOfWords, player, showParts, wordsOfParts, icon } from "./serve_parts.js";
+import { Recorder, kindOfFile, partsOfWords, showParts, wordsOfParts } from "./serve_parts.js";
 
 const $ = (id) => document.getElementById(id);
-const NAMES = { image: ["picture", "pictures"], audio: ["sound", "sounds"] };
 const TRIES = 4;
 const UNREACHED = {
   message: "The server does not answer.",
@@ -157,6 +157,15 @@ function addPart(part, { alone = false } = {}) {
   ask();
 }
 
+/** What the buttons of an answer do. */
+function actions() {
+  const more = (part) => {
+    addPart(part, { alone: true });
+    scrollTo({ top: 0 });
+  };
+  return { more, add: addPart, canAdd: parts.length > 0 };
+}
+
 function addFile(file, name) {
   const kind = kindOfFile(file);
   if (!kind) {
@@ -201,16 +210,6 @@ async function ask({ replace = false, remembered = false } = {}) {
   }
 }
 
-function titleOf(item) {
-  return item.caption || item.labels?.join(", ") || item.key || item.item_id;
-}
-
-function subtitleOf(item) {
-  const span = item.end_ms > item.start_ms ? `${item.start_ms / 1000} to ${item.end_ms / 1000} s` : "";
-  const equal = item.same_content ? `${item.same_content} more with the same` : "";
-  return [item.caption ? (item.labels ?? []).join(", ") : "", item.language, span, equal].filter(Boolean).join(" · ");
-}
-
 /** What was searched with is no answer to itself. */
 function others(found) {
   const asked = new Set(parts.map((part) => part.kind === "item" && !part.minus && part.value));
@@ -219,123 +218,22 @@ function others(found) {
 
 function showAnswer(answer) {
   const results = Object.entries(answer.results).map(([modality, found]) => [modality, others(found)]);
-  $("lists").replaceChildren(...results.map(([modality, found]) => listOf(modality, found, answer)));
+  const none = filters.conditions.length ? "Nothing matches these filters. Loosen or remove one." : "Nothing was found.";
+  const told = ([modality, found]) => listOf(modality, found, { among: answer.filter.matched[modality], none, actions: actions() });
+  $("lists").replaceChildren(...results.map(told));
   const counts = results.map(([modality, found]) => counted(found.length, modality));
   $("status").textContent = `${counts.join(" and ")} found`;
   $("summary").textContent = `${counts.join(" and ")} in ${milliseconds(answer)}.`;
-  $("facts").replaceChildren(...Object.entries(factsOf(answer)).map(([name, value]) => fact(name, value)));
+  $("facts").replaceChildren(...factRows(answer));
   $("shared").hidden = true;
   $("record-of-search").hidden = false;
-}
-
-const counted = (count, modality) => `${count.toLocaleString("en")} ${NAMES[modality][count === 1 ? 0 : 1]}`;
-
-function milliseconds(answer) {
-  const total = Object.values(answer.timings_ms ?? {}).reduce((sum, ms) => sum + ms, 0);
-  return total < 10 ? `${total.toFixed(1)} ms` : `${Math.round(total)} ms`;
-}
-
-function factsOf(answer) {
-  const facts = { search: answer.mode === "exact" ? "exact: every item was compared" : "approximate" };
-  for (const [direction, recall] of Object.entries(answer.recorded)) {
-    const at10 = recall["10"];
-    facts[`recall at 10, ${direction}`] = at10 ? `${at10.value} (${at10.low} to ${at10.high}), measured at the build` : "";
-  }
-  for (const [modality, strategy] of Object.entries(answer.filter.strategy)) {
-    facts[`${NAMES[modality][1]} searched`] = `${counted(answer.filter.matched[modality], modality)}, ${strategy}`;
-  }
-  facts.time = Object.entries(answer.timings_ms).map(([name, ms]) => `${name} ${ms.toFixed(1)} ms`).join(", ");
-  return { ...facts, index: answer.index, snapshot: answer.snapshot };
-}
-
-function fact(name, value) {
-  const row = document.createElement("div");
-  const [term, told] = [document.createElement("dt"), document.createElement("dd")];
-  term.textContent = name;
-  told.textContent = value;
-  row.append(term, told);
-  return row;
-}
-
-function listOf(modality, found, answer = null, heading = null) {
-  const section = document.createElement("section");
-  section.className = "list";
-  const title = document.createElement("h2");
-  title.textContent = heading ?? `Nearest ${NAMES[modality][1]}`;
-  if (answer && index) {
-    const among = document.createElement("small");
-    among.textContent = `among ${counted(answer.filter?.matched?.[modality] ?? index.items[modality] ?? 0, modality)}`;
-    title.append(among);
-  }
-  section.append(title);
-  if (!found.length) {
-    const none = document.createElement("p");
-    none.className = "none";
-    none.textContent = filters.conditions.length ? "Nothing matches these filters. Loosen or remove one." : "Nothing was found.";
-    section.append(none);
-    return section;
-  }
-  const list = document.createElement("ol");
-  list.className = `cards ${modality}`;
-  list.append(...found.map(cardOf));
-  section.append(list);
-  return section;
-}
-
-function cardOf(item, number, found) {
-  const place = number + 1;
-  const best = Math.max(...found.map((other) => other.calibrated ?? 0));
-  const card = $("card-template").content.cloneNode(true).firstElementChild;
-  const title = titleOf(item);
-  card.querySelector(".title").textContent = title;
-  card.querySelector(".subtitle").textContent = subtitleOf(item);
-  card.setAttribute("aria-label", item.rank ? `${place}: ${title}` : title);
-  const holder = card.querySelector(".picture");
-  if (item.thumb) {
-    const image = new Image(64, 64);
-    image.loading = "lazy";
-    image.decoding = "async";
-    image.alt = `Picture of ${title}`.slice(0, 160);
-    image.src = item.thumb;
-    image.addEventListener("error", () => {
-      image.remove();
-      holder.classList.add("gone");
-    });
-    holder.append(image);
-  }
-  if (item.media) card.querySelector(".player").append(player(item.media, title));
-  showScore(card, item, place, best);
-  const part = { kind: "item", value: item.item_id, name: title, thumb: item.thumb, weight: 1, minus: false };
-  const [more, add] = [card.querySelector(".more"), card.querySelector(".add")];
-  more.setAttribute("aria-label", `More like ${title}`);
-  more.addEventListener("click", () => {
-    addPart({ ...part }, { alone: true });
-    scrollTo({ top: 0 });
-  });
-  add.setAttribute("aria-label", `Add ${title} to the question`);
-  add.addEventListener("click", () => addPart({ ...part }));
-  add.hidden = !parts.length;
-  return card;
-}
-
-/** The bar compares answers of one list; the words on pointing compare them with chance. */
-function showScore(card, item, place, best) {
-  if (item.score === undefined || item.score === null) {
-    card.querySelector(".score").remove();
-    return;
-  }
-  card.querySelector(".rank").textContent = place;
-  card.querySelector(".value").textContent = item.score.toFixed(3);
-  card.querySelector(".score").title = `cosine, higher than that of ${item.percentile.toFixed(1)} % of random pairs`;
-  const share = best > 0 ? Math.min(1, Math.max(0, item.calibrated / best)) : 0;
-  card.querySelector(".fill").setAttribute("width", `${(100 * share).toFixed(1)}%`);
 }
 
 function showStart() {
   $("record-of-search").hidden = true;
   $("status").textContent = "";
   const examples = index?.examples ?? [];
-  $("lists").replaceChildren(...(examples.length ? [listOf("image", examples, null, "Or begin with one of these")] : []));
+  $("lists").replaceChildren(...(examples.length ? [listOf("image", examples, { heading: "Or begin with one of these", actions: actions() })] : []));
 }
 
 // What went wrong, and what to do

@@ -13,6 +13,7 @@ FILES = {
     "/": ("serve.html", "text/html"),
     "/serve.css": ("serve.css", "text/css"),
     "/serve.js": ("serve.js", "text/javascript"),
+    "/serve_answers.js": ("serve_answers.js", "text/javascript"),
     "/serve_parts.js": ("serve_parts.js", "text/javascript"),
     "/serve_filters.js": ("serve_filters.js", "text/javascript"),
     "/serve.svg": ("serve.svg", "image/svg+xml"),

@@ -18,6 +18,7 @@ from unibrivl.index.engine import Engine, open_engine
 from unibrivl.index.guard import HEADERS, GuardConfig
 from unibrivl.index.items import byte_range
 from unibrivl.index.serve_config import ServeConfig, listen
+from unibrivl.index.site import ASSETS
 
 from .serving import Client, encode_form, serving
 
@@ -357,7 +358,7 @@ def test_with_a_token_nothing_is_told_without_it(index: Path, engine: Engine) ->
 
 
 def test_the_page_asks_for_nothing_from_elsewhere(client: Client) -> None:
-    for path in ("/", "/serve.css", "/serve.js", "/serve_parts.js", "/serve_filters.js", "/serve.svg", "/docs"):
+    for path in (*ASSETS, "/docs"):
         text = client.get(path).body.decode().replace("http://www.w3.org/2000/svg", "").replace(client.url, "")
         assert "http://" not in text and "https:// " in text + "https:// " and "//cdn" not in text
         assert " style=" not in text and "onclick=" not in text and "innerHTML" not in text
