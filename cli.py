@@ -16,6 +16,7 @@ from .console import print_json
 from .index.commands import app as snapshots
 from .index.commands import index
 from .index.query_command import query
+from .index.serve_command import serve
 from .ingest.commands import ingest, sample
 from .ingest.shards_commands import app as shards
 from .model.commands import app as model
@@ -37,6 +38,7 @@ app.command(rich_help_panel=PANEL)(train)
 app.command(rich_help_panel=PANEL)(embed)
 app.command(rich_help_panel=PANEL)(index)
 app.command(rich_help_panel=PANEL)(query)
+app.command(rich_help_panel=PANEL)(serve)
 app.add_typer(shards, name="shards", rich_help_panel=PANEL)
 app.add_typer(snapshots, name="snapshots", rich_help_panel=PANEL)
 app.add_typer(model, name="model", rich_help_panel=PANEL)

@@ -228,6 +228,29 @@ def speed_train(
     _show_speed(result, COLUMNS, rows(result), (*names, "clips_per_s"), out, as_json)
 
 
+@speed.command("serve")
+def speed_serve(
+    index: Annotated[Path, typer.Argument(help="Index to serve.")],
+    quick: Quick = False,
+    clients: Annotated[int, typer.Option(help="Clients that ask at once.")] = 64,
+    seconds: Annotated[float | None, typer.Option(help="How long they ask. (default: 60)")] = None,
+    max_waiting: Annotated[int, typer.Option(help="As of unibrivl serve.")] = 64,
+    out: Out = None,
+    as_json: Json = False,
+) -> None:
+    """Measure the server with one client and with many, on loopback.
+
+    Example: unibrivl bench speed serve try/index --quick
+    """
+    from .speed_serve import COLUMNS, ServeSpeedConfig, measure_serve, rows
+
+    with usage():
+        config = ServeSpeedConfig(index=index, clients=clients, seconds=seconds, max_waiting=max_waiting, quick=quick)
+    with bar("serve") as step:
+        result = measure_serve(config, step)
+    _show_speed(result, COLUMNS, rows(result), ("memory_mb", "memory_growth_mb"), out, as_json)
+
+
 def _show_speed(
     result: dict[str, Any],
     columns: tuple[str, ...],

@@ -124,7 +124,6 @@ def compact(root: Path, search: SearchConfig, progress: Progress = lambda done, 
         most = max((snapshot.count(s.modality) for s in snapshot.segments), default=0)
         check_memory(most, snapshot.manifest["dim"], search)
         drafts = merged_drafts(root / "segments", snapshot, snapshot.tombstones)
-        drafts = [draft for draft in drafts if len(draft.rows)]
         evaluation = equip(drafts, {}, search, progress)
         found = evaluation.pop("search")
         entries = [seal_segment(draft, root / "segments") for draft in drafts]

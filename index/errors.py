@@ -15,5 +15,20 @@ class QueryError(UnibrivlError):
     """A query that cannot be answered: its file is no sound or picture, or the index has nothing of that kind."""
 
 
+class RequestError(UnibrivlError):
+    """A request to the server that is refused.
+
+    Attributes:
+        status: of HTTP.
+        code: the kind of mistake in one word, for programs.
+        hint: what to do; may be empty.
+    """
+
+    def __init__(self, status: int, code: str, message: str, hint: str = "") -> None:
+        """Keep what the answer needs."""
+        super().__init__(message)
+        self.status, self.code, self.hint = status, code, hint
+
+
 class GateError(UnibrivlError):
     """An index that does not reach the recall asked for, or not within the memory given."""

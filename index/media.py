@@ -1,8 +1,9 @@
-"""Reads what a person asks with: a sound file or a picture file."""
+"""Reads what a person asks with: a sound or a picture, from a file or from bytes that came in."""
 
 import warnings
 from itertools import chain
 from pathlib import Path
+from typing import BinaryIO
 
 import av
 import numpy as np
@@ -15,6 +16,8 @@ from .errors import QueryError
 
 MAX_SECONDS = 600.0
 PICTURE_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
+SOUND_FORMATS = ("wav", "flac", "ogg", "mp3", "mov", "mp4", "m4a", "matroska", "webm", "aac", "aiff")
+"""FFmpeg's names of what may come in from outside: formats that name no further files."""
 
 
 def read_sound(path: Path) -> np.ndarray:
@@ -24,23 +27,38 @@ def read_sound(path: Path) -> np.ndarray:
         QueryError: the file is missing, has no sound, or is longer than 600 s.
     """
     _check(path)
+    return _decode_sound(f"file:{path}", str(path), MAX_SECONDS, {"protocol_whitelist": "file"})
+
+
+def sound_of(data: BinaryIO, name: str, max_seconds: float) -> np.ndarray:
+    """Return what `read_sound` returns, of an open file in one of `SOUND_FORMATS`; `name` stands in messages.
+
+    Raises:
+        QueryError: as `read_sound`.
+    """
+    options = {"protocol_whitelist": "", "format_whitelist": ",".join(SOUND_FORMATS)}
+    return _decode_sound(data, name, max_seconds, options)
+
+
+def _decode_sound(source: str | BinaryIO, name: str, max_seconds: float, options: dict[str, str]) -> np.ndarray:
     parts: list[np.ndarray] = []
     num_samples = 0
     try:
-        with av.open(f"file:{path}", metadata_errors="replace", options={"protocol_whitelist": "file"}) as container:
+        with av.open(source, "r", metadata_errors="replace", options=options) as container:
             if not container.streams.audio:
-                raise QueryError(f"{path}: has no sound; give a sound file (WAV, FLAC, OGG, MP3, M4A) or a video")
+                raise QueryError(f"{name}: has no sound; give a sound file (WAV, FLAC, OGG, MP3, M4A) or a video")
             resampler = av.AudioResampler(format="flt", layout="mono", rate=SAMPLE_RATE)
             for frame in chain(container.decode(container.streams.audio[0]), [None]):
                 for part in resampler.resample(frame):
                     parts.append(part.to_ndarray().reshape(-1))
                     num_samples += len(parts[-1])
-                if num_samples > MAX_SECONDS * SAMPLE_RATE:
-                    raise QueryError(f"{path}: longer than {MAX_SECONDS:g} s; cut the part that you mean")
+                if num_samples > max_seconds * SAMPLE_RATE:
+                    raise QueryError(f"{name}: longer than {max_seconds:g} s; cut the part that you mean")
     except (FFmpegError, ValueError) as e:
-        raise QueryError(f"{path}: not a readable sound file ({e}); want WAV, FLAC, OGG, MP3, M4A or a video") from e
+        why = getattr(e, "strerror", None) or e
+        raise QueryError(f"{name}: not a readable sound file ({why}); want WAV, FLAC, OGG, MP3, M4A or a video") from e
     if not num_samples:
-        raise QueryError(f"{path}: holds no sound at all")
+        raise QueryError(f"{name}: holds no sound at all")
     return np.concatenate(parts).clip(-1, 1)  # resampling overshoots at steps
 
 
@@ -51,15 +69,30 @@ def read_picture(path: Path, size: int) -> np.ndarray:
         QueryError: the file is missing or no picture.
     """
     _check(path)
+    return _decode_picture(path, str(path), size, None)
+
+
+def picture_of(data: BinaryIO, name: str, size: int, max_pixels: int) -> np.ndarray:
+    """Return what `read_picture` returns, of an open file; `name` stands in messages.
+
+    Raises:
+        QueryError: no picture, or one with more pixels than `max_pixels`.
+    """
+    return _decode_picture(data, name, size, max_pixels)
+
+
+def _decode_picture(source: Path | BinaryIO, name: str, size: int, max_pixels: int | None) -> np.ndarray:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path, formats=PICTURE_FORMATS) as image:
+            with Image.open(source, formats=PICTURE_FORMATS) as image:
+                if max_pixels is not None and image.width * image.height > max_pixels:
+                    raise QueryError(f"{name}: {image.width} x {image.height} pixels, want {max_pixels:,} at most")
                 picture = _on_white(ImageOps.exif_transpose(image))
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as e:
-        raise QueryError(f"{path}: has too many pixels to be decoded safely; shrink it first") from e
+        raise QueryError(f"{name}: has too many pixels to be decoded safely; shrink it first") from e
     except (OSError, ValueError, SyntaxError) as e:  # SyntaxError is Pillow's for a broken PNG
-        raise QueryError(f"{path}: not a readable picture; want {', '.join(PICTURE_FORMATS)}") from e
+        raise QueryError(f"{name}: not a readable picture; want {', '.join(PICTURE_FORMATS)}") from e
     side = min(picture.size)
     left, top = (picture.width - side) // 2, (picture.height - side) // 2
     box = (left, top, left + side, top + side)

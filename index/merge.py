@@ -24,8 +24,12 @@ def needs_merging(before: Snapshot, drafts: Sequence[Draft], search: SearchConfi
 
 
 def merged_drafts(directory: Path, before: Snapshot, gone: Tombstones, drafts: Sequence[Draft] = ()) -> list[Draft]:
-    """Return one draft a modality: what a snapshot holds, without the rows that are gone, and the drafts after it."""
-    modalities = dict.fromkeys([s.modality for s in before.segments] + [draft.modality for draft in drafts])
+    """Return one draft a modality: what a snapshot holds, without the rows that are gone, and the drafts after it.
+
+    A modality of which nothing is left gets none.
+    """
+    left = [s.modality for s in before.segments if len(s.rows) > len(gone.get(s.id, ()))]
+    modalities = dict.fromkeys(left + [draft.modality for draft in drafts])
     return [_merge(directory, before, gone, drafts, modality) for modality in modalities]
 
 
