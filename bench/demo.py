@@ -4,8 +4,6 @@ Each step is a command of its own, run as one; a second run finds its work done 
 """
 
 import shlex
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,9 +13,9 @@ from typing import Any
 from ..index.page import write_page
 from ..shards.atomic import write_json
 from .environment import environment
-from .errors import BenchError
 from .retrieval import RetrievalConfig, measure
 from .retrieval_page import retrieval_page
+from .steps import run_step
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +117,7 @@ def run_demo(config: DemoConfig, report: Report = lambda name, seconds, command:
         note("setup", config.setup_s, "make setup")
     commands = _commands(config, recipe, root)
     for name, words in commands.items():
-        note(name, _run(name, words), shlex.join(["unibrivl", *words]))
+        note(name, run_step(name, words), shlex.join(["unibrivl", *words]))
     began = time.monotonic()
     retrieval = RetrievalConfig(
         index=root / "index",
@@ -162,12 +160,3 @@ def _commands(config: DemoConfig, recipe: Recipe, root: Path) -> dict[str, list[
         "train": ["train", shards, "--out", run, "--seed", str(config.seed), *recipe.train],
         "index": ["index", run, shards, "--out", index],
     }  # fmt: skip
-
-
-def _run(name: str, words: list[str]) -> float:
-    """Run one command of ours, its progress on our standard error; return its seconds."""
-    began = time.monotonic()
-    done = subprocess.run([sys.executable, "-m", "unibrivl", *words], stdout=subprocess.DEVNULL, check=False)
-    if done.returncode:
-        raise BenchError(f"step {name} failed with exit code {done.returncode}: unibrivl {shlex.join(words)}")
-    return time.monotonic() - began

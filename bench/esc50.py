@@ -84,8 +84,6 @@ def _result(config: Esc50Config, data: Esc50, correct: np.ndarray) -> dict[str, 
     by_fold = {fold: float(correct[data.folds == fold].mean()) for fold in config.folds}
     values = np.array(list(by_fold.values()))
     measured = correct[correct >= 0]
-    rng = np.random.Generator(np.random.Philox(key=config.classifier.seed))
-    means = rng.choice(measured, (RESAMPLES, len(measured))).mean(axis=1)
     is_whole = config.folds == FOLDS and len(data.sounds) == data.listed
     return {
         "bench": "esc50",
@@ -99,13 +97,20 @@ def _result(config: Esc50Config, data: Esc50, correct: np.ndarray) -> dict[str, 
         "chance": {"accuracy": round(1 / len(data.names), 4)},
         "oracle": {"accuracy": 1.0},
         "coverage": {"clips": len(data.sounds), "listed": data.listed, "folds": list(config.folds)},
-        "interval": {"accuracy": [round(float(v), 4) for v in np.quantile(means, (0.025, 0.975))], "level": 0.95},
+        "interval": {"accuracy": bootstrap(measured, config.classifier.seed), "level": 0.95},
         "seed": config.classifier.seed,
         "status": "ok" if is_whole else "partial",
         "classes": list(data.names),
         "config": config.classifier.stored(),
         "environment": environment(),
     }
+
+
+def bootstrap(correct: np.ndarray, seed: int) -> list[float]:
+    """Return the bounds that hold 95 % of the means of resampled clips."""
+    rng = np.random.Generator(np.random.Philox(key=seed))
+    means = rng.choice(correct, (RESAMPLES, len(correct))).mean(axis=1)
+    return [round(float(value), 4) for value in np.quantile(means, (0.025, 0.975))]
 
 
 def read_esc50(folder: Path) -> Esc50:

@@ -15,8 +15,6 @@ from ..shards.batch import Batch
 
 GAIN_DB = 6.0
 """Training changes the level by up to this, either way."""
-SHIFT_SHARE = 1 / 8
-"""Training moves a sound that fits the tower by up to this share of the tower's length."""
 MAX_BAND_SHARE = 1 / 5
 MAX_TIME_SHARE = 1 / 6
 """Widest band of frequencies and stretch of time that SpecAugment (arXiv 1904.08779) masks, once each."""
@@ -29,9 +27,12 @@ def fit(audio_T: np.ndarray, num_samples: int) -> np.ndarray:
 
 
 def augment(audio_T: np.ndarray, num_samples: int, rng: np.random.Generator) -> np.ndarray:
-    """Return float32 (num_samples,): a random stretch, moved and at a random level."""
-    slack = int(num_samples * SHIFT_SHARE)
-    start = int(rng.integers(-slack, max(0, len(audio_T) - num_samples) + slack + 1))
+    """Return float32 (num_samples,) at a random level: a random stretch of a longer sound, a shorter one anywhere.
+
+    What fits is never cut: a spoken name without its first syllable is another name (docs/log.md).
+    """
+    spare = len(audio_T) - num_samples
+    start = int(rng.integers(min(0, spare), max(0, spare) + 1))
     gain_db = rng.uniform(-GAIN_DB, GAIN_DB)
     return _window(audio_T, start, num_samples) * np.float32(10 ** (gain_db / 20))
 

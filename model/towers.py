@@ -14,6 +14,7 @@ from .images import ImageTower
 from .imported import load_imported
 from .library import LITE0, lite0_tower, timm_tower
 from .speechlm_tower import SpeechlmTower, SpeechlmTowerConfig
+from .tdnn import TdnnConfig, TdnnTower
 from .wav2clip import Wav2clipConfig, Wav2clipTower
 
 IMAGE_TOWERS: dict[str, Callable[[], ImageTower]] = {LITE0: lite0_tower}
@@ -24,9 +25,10 @@ PLACED_TOWERS: dict[str, tuple[str, Callable[[str], ImageTower]]] = {
     "clip": ("DIR", clip_tower),
 }
 """Towers whose weights the user brings: what follows the kind and a colon, and what loads it."""
-LanguageTower = Wav2clipTower | SpeechlmTower
+LanguageTower = Wav2clipTower | TdnnTower | SpeechlmTower
 LANGUAGE_TOWERS: dict[str, tuple[Callable[..., Any], Callable[[Any], LanguageTower]]] = {
     "wav2clip": (Wav2clipConfig, Wav2clipTower),
+    "tdnn": (TdnnConfig, TdnnTower),
     "speechlm-base": (partial(SpeechlmTowerConfig, size="base"), SpeechlmTower),
     "speechlm-large": (partial(SpeechlmTowerConfig, size="large"), SpeechlmTower),
 }

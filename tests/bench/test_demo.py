@@ -77,7 +77,7 @@ def test_a_step_that_fails_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 def fake_steps(monkeypatch: pytest.MonkeyPatch, index: Path) -> None:
     """Make every command succeed at once and measure the index that is there."""
-    monkeypatch.setattr(demo, "_run", lambda name, words: 0.5)
+    monkeypatch.setattr(demo, "run_step", lambda name, words: 0.5)
     real = demo.RetrievalConfig
 
     def config(**fields: Any) -> object:

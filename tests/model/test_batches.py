@@ -12,7 +12,6 @@ from unibrivl.model.batches import (
     GAIN_DB,
     MAX_BAND_SHARE,
     MAX_TIME_SHARE,
-    SHIFT_SHARE,
     augment,
     clip_rng,
     fit,
@@ -41,27 +40,21 @@ def test_augmented_sound_is_a_piece_of_the_sound_at_another_level(length: int, w
     found = augment(sound, wanted, np.random.default_rng(seed))
     assert found.shape == (wanted,) and found.dtype == np.float32
     heard = np.flatnonzero(found)
-    if not len(heard):
-        assert length <= wanted * SHIFT_SHARE  # moved out of sight altogether
-        return
+    assert len(heard) == min(length, wanted)  # what fits is whole
     assert np.array_equal(heard, np.arange(heard[0], heard[-1] + 1))
     piece = found[heard]
     gain = float(piece[-1] - piece[0]) / (len(piece) - 1) if len(piece) > 1 else None
     if gain is not None:
         assert 10 ** (-GAIN_DB / 20) * 0.99 <= gain <= 10 ** (GAIN_DB / 20) * 1.01
         assert piece / gain == pytest.approx(np.arange(len(piece)) + round(piece[0] / gain), rel=1e-4)
-    if length <= wanted:  # it fits, so little of it may be lost
-        assert len(heard) >= length - int(wanted * SHIFT_SHARE) - max(0, length + int(wanted * SHIFT_SHARE) - wanted)
-        assert heard[0] <= wanted * SHIFT_SHARE
 
 
-def test_augmentation_moves_both_ways_and_changes_the_level_both_ways() -> None:
+def test_augmentation_puts_a_sound_anywhere_and_changes_the_level_both_ways() -> None:
     sound = np.ones(80, np.float32)
     found = [augment(sound, 100, np.random.default_rng(seed)) for seed in range(60)]
     assert min(f.max() for f in found) < 0.7 and max(f.max() for f in found) > 1.4
     starts = [int(np.flatnonzero(f)[0]) for f in found]
-    kept = [int((f != 0).sum()) for f in found]
-    assert max(starts) > 5 and min(kept) < 75
+    assert min(starts) == 0 and max(starts) == 20
 
 
 def test_a_generator_belongs_to_seed_epoch_and_clip() -> None:

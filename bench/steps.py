@@ -1,0 +1,21 @@
+"""Runs commands of ours as a user would, each in a process of its own."""
+
+import shlex
+import subprocess
+import sys
+import time
+
+from .errors import BenchError
+
+
+def run_step(name: str, words: list[str]) -> float:
+    """Run `unibrivl` with these words, its progress on our standard error; return its seconds.
+
+    Raises:
+        BenchError: it failed.
+    """
+    began = time.monotonic()
+    done = subprocess.run([sys.executable, "-m", "unibrivl", *words], stdout=subprocess.DEVNULL, check=False)
+    if done.returncode:
+        raise BenchError(f"step {name} failed with exit code {done.returncode}: unibrivl {shlex.join(words)}")
+    return time.monotonic() - began
