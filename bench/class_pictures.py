@@ -93,7 +93,7 @@ def _pictures(config: ClassPicturesConfig, data: Esc50) -> list[np.ndarray]:
 
 def _card(name: str, hue: float) -> np.ndarray:
     colour = Image.new("HSV", (1, 1), (round(255 * hue), 110, 235)).convert("RGB").getpixel((0, 0))
-    card = Image.new("RGB", (SIZE_PX, SIZE_PX), colour)  # type: ignore[arg-type]
+    card = Image.new("RGB", (SIZE_PX, SIZE_PX), colour)
     draw, font = ImageDraw.Draw(card), ImageFont.load_default(size=44)
     draw.multiline_text(
         (SIZE_PX / 2, SIZE_PX / 2), name.replace("_", "\n"), fill="black", font=font, anchor="mm", align="center"
