@@ -85,9 +85,9 @@ def build_index(config: IndexConfig, progress: Progress = lambda done, total, te
     """
     started = time.monotonic()
     encoder = load_encoder(config.run, config.image_tower)
+    source = describe_source(config.shards, config.out)
     with writing(config.out):
         before = _current(config.out) if config.mode == "replace" else _appendable(config, encoder)
-        source = describe_source(config.shards, config.out)
         is_there = before is not None and _holds(before, config, encoder, source)
         if before is None or not is_there:
             _publish(config, encoder, source, before if config.mode != "replace" else None, progress)

@@ -47,11 +47,9 @@ def index(
     """Embed every clip's sound and picture and publish them as a searchable index.
 
     Small indexes are searched exactly. Large ones get an approximate index whose recall is measured, with queries of
-    each kind, before it is published. The same command again does nothing.
+    each kind, before it is published. The same command again does nothing; --append puts further shards beside it.
 
     Example: unibrivl index try/run try/shards --out try/index
-
-    Example: unibrivl index try/run try/more --out try/index --append
     """
     from .build import IndexConfig, build_index
 

@@ -191,10 +191,10 @@ def current_id(root: Path) -> str:
         IndexStoreError: there is none.
     """
     try:
-        name = (root / "CURRENT").read_text(encoding="utf-8").strip()
+        name, *rest = (root / "CURRENT").read_bytes().decode("ascii").split("\n")
     except (OSError, ValueError):
-        name = ""
-    if len(name) != ID_DIGITS or not (root / "snapshots" / name).is_dir():
+        name, rest = "", []
+    if len(name) != ID_DIGITS or rest != [""] or not (root / "snapshots" / name).is_dir():
         raise IndexStoreError(f"{root} is no index; make one with `unibrivl index RUN SHARDS --out {root}`")
     return name
 

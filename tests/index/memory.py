@@ -26,7 +26,7 @@ class MemorySnapshot:
     evaluation: dict[str, Any] = field(default_factory=dict)
     root: Path = Path("memory")
     id: str = "memory"
-    manifest: dict[str, Any] = field(default_factory=lambda: {"shards": "", "search": {}})
+    manifest: dict[str, Any] = field(default_factory=lambda: {"sources": [], "search": {}})
 
     def of(self, modality: str) -> tuple[MemorySegment, ...]:
         return tuple(segment for segment in self.segments if segment.modality == modality)

@@ -113,7 +113,7 @@ def test_the_same_content_is_one_answer(
 ) -> None:
     """Six clips share the content of the answer; one is listed, the five others are counted."""
     snapshot = open_snapshot(index)
-    segment = snapshot.items("image")
+    segment = snapshot.of("image")[0]
     vectors = np.array(segment.vectors_ND)
     number = segment.rows["key"].to_pylist().index(stored[0]["key"])
     hashes = segment.rows["content_sha256"].to_pylist()

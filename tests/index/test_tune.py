@@ -18,7 +18,7 @@ def test_the_ladder_climbs_from_least_to_most(least: int, more: int) -> None:
     steps = list(ladder(least, least + more))
     assert steps[0] == least and steps[-1] == least + more
     assert steps == sorted(set(steps))
-    assert all(after <= max(before + 1, LADDER_STEP * before + 1) for before, after in pairwise(steps))
+    assert all(after <= max(before + 1, LADDER_STEP * (before + 0.5) + 0.5) for before, after in pairwise(steps))
 
 
 @dataclass(frozen=True)
