@@ -111,12 +111,16 @@ def seal_segment(draft: Draft, directory: Path) -> dict[str, Any]:
         name: describe_file(draft.folder / name) for name in (VECTORS, ROWS, ANN) if (draft.folder / name).exists()
     }
     name = hashlib.sha256("".join(about["sha256"] for about in files.values()).encode()).hexdigest()
+    entry = {"id": name, "modality": draft.modality, "rows": len(draft.rows), "files": files}
     sync_directory(draft.folder)
-    if (directory / name).exists():  # the same content, or what damage has left of it
+    if (directory / name).exists():
+        if next(segment_faults(directory, entry), None) is None:  # it may be in use: at no moment may it be gone
+            shutil.rmtree(draft.folder)
+            return entry
         discard(directory / name)
     draft.folder.rename(directory / name)
     sync_directory(directory)
-    return {"id": name, "modality": draft.modality, "rows": len(draft.rows), "files": files}
+    return entry
 
 
 def open_segment(directory: Path, entry: dict[str, Any]) -> Segment:
@@ -159,7 +163,10 @@ def discard(folder: Path) -> None:
 def remove_leftovers(directory: Path) -> None:
     """Delete what interrupted writes left; call it only under the index's lock."""
     for path in directory.glob(f".*{TEMPORARY_MARK}*"):
-        shutil.rmtree(path)
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
 
 
 def _identified(modality: str, given: pa.Table) -> pa.Table:

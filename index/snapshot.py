@@ -142,6 +142,7 @@ def writing(root: Path) -> Iterator[None]:
 
 
 def _clear(root: Path) -> None:
+    remove_leftovers(root)
     for name in ("snapshots", "segments"):
         remove_leftovers(root / name)
 
@@ -170,10 +171,13 @@ def publish(
     name = hashlib.sha256(canonical_json(content)).hexdigest()[:ID_DIGITS]
     write_json(folder / MANIFEST, content)
     place = root / "snapshots" / name
-    if place.exists():  # the same, or what damage has left of it
-        discard(place)
-    folder.rename(place)
-    sync_directory(root / "snapshots")
+    if place.exists() and next(snapshot_faults(root, name), None) is None:  # the same; it may be in use
+        discard(folder)
+    else:
+        if place.exists():  # what damage has left of it
+            discard(place)
+        folder.rename(place)
+        sync_directory(root / "snapshots")
     open_snapshot(root, name)
     set_current(root, name)
     return name
