@@ -54,7 +54,7 @@ def clip_card(
 def query_page(config: QueryConfig, snapshot: Snapshot, result: QueryResult) -> Page:
     """Return the page of one answered question."""
     asked = [name for name in ("audio", "image", "text") if any(p["modality"] == name for p in result.query["parts"])]
-    query = _query_card(config)
+    query = _query_card(config, snapshot)
     questions = []
     for modality, found in result.results.items():
         cards = []
@@ -81,10 +81,14 @@ def query_page(config: QueryConfig, snapshot: Snapshot, result: QueryResult) -> 
     )  # fmt: skip
 
 
-def _query_card(config: QueryConfig) -> Card:
+def _query_card(config: QueryConfig, snapshot: Snapshot) -> Card:
     """Return the card of a question: the names of its parts, its first sound and its first picture."""
     audio = image = None
     for asked in config.asked:
+        if asked.kind == "item":
+            segment, row = snapshot.find(asked.value)
+            card = clip_card(snapshot, segment.rows.slice(row, 1).to_pylist()[0])
+            audio, image = audio or card.audio, image or card.image
         buffer = io.BytesIO()
         if asked.kind == "audio" and audio is None:
             soundfile.write(buffer, read_sound(Path(asked.value)), SAMPLE_RATE, format="FLAC", subtype="PCM_16")

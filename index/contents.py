@@ -45,8 +45,8 @@ def read_contents(snapshot: Snapshot, modality: str) -> Contents:
     hashes = [chunk for segment in segments for chunk in segment.rows["content_sha256"].chunks]
     encoded = pa.chunked_array(hashes, pa.string()).dictionary_encode().combine_chunks()
     codes = numpy_of(pc.fill_null(encoded.indices, UNKNOWN).cast(pa.int64()))
-    empty = encoded.dictionary.to_pylist().index("") if "" in encoded.dictionary.to_pylist() else None
-    codes = codes if empty is None else np.where(codes == empty, UNKNOWN, codes)
+    empty = pc.index(encoded.dictionary, pa.scalar("", pa.string())).as_py()
+    codes = codes if empty == UNKNOWN else np.where(codes == empty, UNKNOWN, codes)
     split = tuple(np.split(codes, np.cumsum([len(segment.rows) for segment in segments])[:-1]))
     live = [_live(snapshot, segment, part) for segment, part in zip(segments, split, strict=True)]
     counted = np.concatenate(live) if live else codes

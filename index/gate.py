@@ -24,7 +24,7 @@ from .exact import ExactScan
 from .library import load_faiss
 from .measure import exact_direction, measure_direction
 from .plan import SearchConfig, chosen_factories, estimate_memory
-from .search import Part, search_parts
+from .search import Part, search_parts, write_settings
 from .tune import Trial, Tuned, tune, verify
 
 Progress = Callable[[int, int, str], None]
@@ -273,10 +273,6 @@ def _verified(job: Job, candidate: Candidate, trials: Mapping[str, Trial]) -> tu
 def _describe(
     job: Job, candidate: Candidate, trials: Mapping[str, Trial], tables: list[dict[str, Any]]
 ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
-    params = {
-        modality: {str(s.level): {"nprobe": s.nprobe, "k_factor": s.k_factor} for s in settings}
-        for modality, settings in candidate.settings.items()
-    }
     directions = {
         f"{modality}>{job.target}": measure_direction(
             replace(trial, parts=candidate.parts), candidate.settings[modality], job.config.recall
@@ -290,4 +286,5 @@ def _describe(
         "bytes_per_vector": round(2 * job.scans[0].vectors_ND.shape[1] + size, 1),
         "build_cpu_s": round(candidate.build_cpu_s, 2), "candidates": tables,
     }  # fmt: skip
-    return {"factory": candidate.factory, "params": params}, directions, segments
+    search = {"factory": candidate.factory, "params": write_settings(candidate.settings)}
+    return search, directions, segments

@@ -33,57 +33,54 @@ class Fuse(StrEnum):
     rrf = "rrf"
 
 
+def _option(metavar: str, help_text: str, panel: str | None = None) -> Any:
+    return typer.Option(metavar=metavar, help=help_text, rich_help_panel=panel)
+
+
+Sounds = Annotated[list[Path] | None, _option("FILE", "Sound to search with; give several to combine them.")]
+Pictures = Annotated[list[Path] | None, _option("FILE", "Picture to search with.")]
+Words = Annotated[list[str] | None, _option("WORDS", "Words to search with, if the run reads text.")]
+Items = Annotated[list[str] | None, _option("ID", "Item of the index to search with: more like this.")]
+MinusSounds = Annotated[list[Path] | None, _option("FILE", "Sound.", MINUS_PANEL)]
+MinusPictures = Annotated[list[Path] | None, _option("FILE", "Picture.", MINUS_PANEL)]
+MinusWords = Annotated[list[str] | None, _option("WORDS", "Words.", MINUS_PANEL)]
+MinusItems = Annotated[list[str] | None, _option("ID", "Item.", MINUS_PANEL)]
+Weights = Annotated[
+    list[str] | None, _option("KIND=W", "How much a kind counts, such as audio=2 or minus-text=0.5; 1 else.")
+]
+Filters = Annotated[
+    list[str] | None,
+    _option("FILTER", "Such as labels=Dog, split=test,train, duration_s>=5, caption~cat, or JSON; all must hold."),
+]
+AcceptOther = Annotated[
+    bool,
+    typer.Option("--accept-other-encoder", help="Go on with a model that did not build the index; answers say so."),
+]
+
+
 def query(
     index: Annotated[Path, typer.Argument(help="Index to search.")],
-    audio: Annotated[
-        list[Path] | None, typer.Option(metavar="FILE", help="Sound to search with; give several to combine them.")
-    ] = None,
-    image: Annotated[list[Path] | None, typer.Option(metavar="FILE", help="Picture to search with.")] = None,
-    text: Annotated[
-        list[str] | None, typer.Option(metavar="WORDS", help="Words to search with, if the run reads text.")
-    ] = None,
-    item: Annotated[
-        list[str] | None, typer.Option(metavar="ID", help="Item of the index to search with: more like this.")
-    ] = None,
-    minus_audio: Annotated[
-        list[Path] | None, typer.Option(metavar="FILE", help="Sound.", rich_help_panel=MINUS_PANEL)
-    ] = None,
-    minus_image: Annotated[
-        list[Path] | None, typer.Option(metavar="FILE", help="Picture.", rich_help_panel=MINUS_PANEL)
-    ] = None,
-    minus_text: Annotated[
-        list[str] | None, typer.Option(metavar="WORDS", help="Words.", rich_help_panel=MINUS_PANEL)
-    ] = None,
-    minus_item: Annotated[
-        list[str] | None, typer.Option(metavar="ID", help="Item.", rich_help_panel=MINUS_PANEL)
-    ] = None,
-    weight: Annotated[
-        list[str] | None,
-        typer.Option(metavar="KIND=W", help="How much a kind counts, such as audio=2 or minus-text=0.5; 1 else."),
-    ] = None,
+    audio: Sounds = None,
+    image: Pictures = None,
+    text: Words = None,
+    item: Items = None,
+    minus_audio: MinusSounds = None,
+    minus_image: MinusPictures = None,
+    minus_text: MinusWords = None,
+    minus_item: MinusItems = None,
+    weight: Weights = None,
     fuse: Annotated[Fuse, typer.Option(help="Combine by the weighted sum, or by reciprocal ranks.")] = Fuse.sum,
     to: Annotated[Target, typer.Option(help="What to search.")] = Target.both,
     k: Annotated[int, typer.Option("-k", help="Answers a list.")] = 10,
-    where: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="FILTER",
-            help="Filter, such as labels=Dog, split=test,train, duration_s>=5, caption~cat, or JSON; all must hold.",
-        ),
-    ] = None,
+    where: Filters = None,
     exact: Annotated[bool, typer.Option("--exact", help="Scan every item although there is an ANN index.")] = False,
     distinct: Annotated[bool, typer.Option(help="List equal contents once.")] = True,
-    near: Annotated[
-        float | None, typer.Option(help="Also list once what lies at this cosine or nearer to a better answer.")
-    ] = None,
+    near: Annotated[float | None, typer.Option(help="Also leave out what lies this near to a better answer.")] = None,
     batch: Annotated[Path | None, typer.Option(help="Questions, JSONL or CSV; the answers are JSONL.")] = None,
     out: Annotated[Path | None, typer.Option(help="Write the answers of --batch there.")] = None,
     run: Annotated[Path | None, typer.Option(help="Folder of the run, if it was moved.")] = None,
     image_tower: Moved = None,
-    accept_other_encoder: Annotated[
-        bool,
-        typer.Option("--accept-other-encoder", help="Go on with a model that did not build the index; answers say so."),
-    ] = False,
+    accept_other_encoder: AcceptOther = False,
     explain: Annotated[bool, typer.Option("--explain", help="Tell how the answers were found.")] = False,
     as_json: Json = False,
     html: Annotated[Path | None, typer.Option(help="Write a page with pictures and players.")] = None,

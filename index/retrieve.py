@@ -168,7 +168,7 @@ class Retriever:
         collapses = question.distinct and (question.near is not None or self.contents(target).repeat)
         wanted = question.k * (OVERFETCH if collapses else 1)
         if question.fuse == "rrf":
-            wanted = max(wanted, RRF_DEPTH)
+            wanted = max(question.k, RRF_DEPTH)  # the depth decides the order, so contents must not decide the depth
         return _Job(question, composed, target, matches, max(1, min(wanted, matches.count)))
 
     def _may_have_more(self, job: _Job) -> bool:

@@ -14,12 +14,12 @@ from .asked import Asked
 from .recall import Recall, recalls, summarize
 from .search import Part, search_parts
 
-K_FACTORS = (32, 16, 8, 4, 2)
-"""From most to least: with many candidates the fewest lists suffice."""
+K_FACTORS = (2, 4, 8, 16, 32)
+"""From least to most: refining many candidates costs more than looking through lists."""
 LADDER_STEP = 1.3
 """From one number of lists to the next; finer steps would be within the noise of the measurement."""
-MOST_WIDENING = 4
-"""Times the lists of the largest number of candidates: beyond, fewer candidates cannot pay."""
+PLATEAU = 4, 0.002
+"""Steps over which the recall must rise by so much: else the candidates are too few, however many lists are read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,35 +66,40 @@ def tune(trial: Trial, level: int, wanted: float) -> tuple[Tuned | None, float]:
         level: answers that count.
         wanted: recall.
     """
-    best, start, most, reached = None, 1, trial.nlist, 0.0
+    best, most, reached = None, trial.nlist, 0.0
     for k_factor in K_FACTORS:
-        good, value = _climb(trial, level, k_factor, wanted, (start, most))
+        good, value = _climb(trial, level, k_factor, wanted, most)
         reached = max(reached, value)
-        if good is None:
+        if good is None and best is not None:
             break
-        start, most = good.setting.nprobe, min(trial.nlist, MOST_WIDENING * good.setting.nprobe)
-        if best is None or good.cpu_s < best.cpu_s:
-            best = good
+        if good is not None:
+            best = good if best is None or good.cpu_s < best.cpu_s else best
+            most = good.setting.nprobe - 1  # more candidates pay only if fewer lists suffice
+        if most < 1:
+            break
     return best, reached
 
 
-def _climb(
-    trial: Trial, level: int, k_factor: int, wanted: float, between: tuple[int, int]
-) -> tuple[Tuned | None, float]:
+def _climb(trial: Trial, level: int, k_factor: int, wanted: float, most: int) -> tuple[Tuned | None, float]:
     """Return the first number of lists that suffices, and the best recall seen."""
-    reached = 0.0
-    for nprobe in ladder(*between):
+    values: list[float] = []
+    steps, least_rise = PLATEAU
+    for nprobe in ladder(1, most):
         tried = trial.run(Setting(nprobe=nprobe, k_factor=k_factor, level=level))
-        reached = max(reached, tried.recall.value)
         if tried.recall.low >= wanted:
-            return trial.run(tried.setting), reached  # once more: the first run warms what it reads
-    return None, reached
+            return trial.run(tried.setting), tried.recall.value  # once more: the first run warms what it reads
+        values.append(tried.recall.value)
+        if len(values) > steps and values[-1] - values[-1 - steps] < least_rise:
+            break
+    return None, max(values)
 
 
 def verify(trial: Trial, setting: Setting, wanted: float) -> Tuned | None:
     """Return the setting, or the next more thorough one, whose lower bound holds for other queries too; None: none."""
-    for nprobe in ladder(setting.nprobe, trial.nlist):
-        tried = trial.run(Setting(nprobe=nprobe, k_factor=setting.k_factor, level=setting.level))
+    for step, nprobe in enumerate(ladder(setting.nprobe, trial.nlist)):
+        # every other step also refines twice as many candidates: which of the two is lacking is not known
+        k_factor = max(setting.k_factor, min(K_FACTORS[-1], setting.k_factor << step // 2))
+        tried = trial.run(Setting(nprobe=nprobe, k_factor=k_factor, level=setting.level))
         if tried.recall.low >= wanted:
             return tried
     return None

@@ -262,6 +262,71 @@ def test_query_writes_a_page(call: Call, tiny: Path, question: tuple[str, Path, 
     assert code == 0 and json.loads(out)  # nothing beside the JSON
 
 
+def test_query_combines_filters_and_explains(call: Call, tiny: Path, question: tuple[str, Path, Path]) -> None:
+    key, picture, sound = question
+    words = ("query", tiny / "index", "--audio", sound, "--minus-item", f"{key}/image", "--weight", "minus-item=0.25")
+    code, out, err = call(*words, "--where", "split=test", "--where", "duration_s>=1", "-k", "2", "--explain")
+    assert (code, err) == (0, "")
+    for told in ("how it was found", "recall at 10", "matched image", "6 by", "encode ms", "both, by calibrated"):
+        assert told in out
+    code, out, _ = call(
+        *words, "--image", picture, "--fuse", "rrf", "--no-distinct", "--near", "0.9", "--exact", "--json"
+    )
+    told = json.loads(out)["query"]
+    assert [(p["modality"], p["weight"], p["minus"]) for p in told["parts"]] == [
+        ("audio", 1, False), ("image", 1, False), ("image", 0.25, True),
+    ]  # fmt: skip
+    assert (told["fuse"], told["distinct"], told["near"], told["exact"]) == ("rrf", False, 0.9, True)
+
+
+def test_query_answers_a_file_of_questions(
+    call: Call, tiny: Path, question: tuple[str, Path, Path], tmp_path: Path
+) -> None:
+    key, picture, _ = question
+    (tmp_path / "q.jsonl").write_text(json.dumps({"image": str(picture), "to": "image"}) + "\n")
+    code, out, err = call("query", tiny / "index", "--batch", tmp_path / "q.jsonl", "-k", "1")
+    assert (code, err) == (0, "") and json.loads(out)["results"]["image"][0]["key"] == key
+    answers = tmp_path / "a.jsonl"
+    words = ("query", tiny / "index", "--batch", tmp_path / "q.jsonl", "--out", answers)
+    assert call(*words)[1] == f"1 questions answered in {answers}\n" and json.loads(answers.read_text())["id"] == 1
+    assert json.loads(call(*words, "--json")[1]) == {"questions": 1, "failed": 0, "out": str(answers)}
+    (tmp_path / "q.jsonl").write_text("nonsense\n")
+    code, out, err = call(*words, "--json")
+    assert code == 1 and "1 of 1 questions have no answer; their lines say why" in err
+    assert json.loads(out)["failed"] == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (["--batch", "q.jsonl", "--audio", "a"], "--batch has the questions"),
+        (["--audio", "a", "--out", "o"], "--out is for"),
+        (["--batch", "q.jsonl", "--html", "a.html"], "--html is the page of one question"),
+        (["--batch", "q.jsonl", "--json"], "--batch prints JSONL as it is"),
+        (["--audio", "a", "--weight", "audio"], "--weight is 'audio', want a kind and a number"),
+        (["--audio", "a", "--weight", "audio=-1"], "weight of part 1 is -1.0, want 0 or more"),
+        (["--audio", "a", "--near", "0.1"], "--near is 0.1, want 0.5 to 1"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)  # fmt: skip
+def test_questions_that_contradict_themselves_are_mistakes_of_usage(call: Call, words: list[str], named: str) -> None:
+    code, _, err = call("query", "index", *words)
+    told = re.sub(r"[\s\u2502]+", " ", err)
+    assert code == 2 and named in told
+
+
+def test_filters_and_combinations_that_make_no_question_are_one_line(
+    call: Call, tiny: Path, question: tuple[str, Path, Path]
+) -> None:
+    _, picture, _ = question
+    words = ("query", tiny / "index", "--image", picture)
+    assert_one_error_line(call(*words, "--where", "lables=Dog"), "no column 'lables'; did you mean labels?")
+    assert_one_error_line(call(*words, "--where", "labels=tnoe"), "did you mean 'tone'?")
+    assert_one_error_line(call(*words, "--text", "a dog"), "reads no text")
+    assert_one_error_line(call("query", tiny / "index", "--item", "none/image"), "none/image")
+    assert_one_error_line(call("query", "i", "--minus-text", "a"), "only take away")
+
+
 def test_a_page_that_cannot_be_written_is_an_error_of_one_line(
     call: Call, tiny: Path, question: tuple[str, Path, Path], tmp_path: Path
 ) -> None:

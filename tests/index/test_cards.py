@@ -61,6 +61,23 @@ def test_a_damaged_shard_is_named(index: Path, shards: Path, tmp_path: Path) -> 
         stored_sample(snapshot, rows[0])
 
 
+def test_a_combined_question_is_shown_with_its_sound_and_picture(
+    index: Path, tmp_path: Path, one_encoder: Encoder
+) -> None:
+    soundfile.write(tmp_path / "a.wav", np.zeros(8000, np.float32), 16_000)
+    item = open_snapshot(index).segments[0].rows["item_id"][3].as_py()
+    asked = (
+        Asked(kind="audio", value=str(tmp_path / "a.wav"), weight=0.5), Asked(kind="item", value=item, minus=True),
+        Asked(kind="item", value=item),
+    )  # fmt: skip
+    engine, result = ask(QueryConfig(index=index, asked=asked, k=2))
+    page = query_page(QueryConfig(index=index, asked=asked, k=2), engine.snapshot, result)
+    query = page.questions[0].query
+    assert query.title == f"0.5 a.wav -{item} +{item}"
+    assert query.image is not None and query.audio is not None
+    assert item in render(page)
+
+
 @pytest.mark.parametrize("asked", ["audio", "image"])
 def test_the_page_of_a_query_renders(index: Path, tmp_path: Path, one_encoder: Encoder, asked: str) -> None:
     path = tmp_path / "my <question>"

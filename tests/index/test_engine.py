@@ -159,7 +159,7 @@ def test_what_the_build_recorded_goes_before_a_sample() -> None:
     calibrator = Calibrator(MemorySnapshot((segment,), evaluation={"background": told}))  # type: ignore[arg-type]
     vector = unit(np.random.default_rng(1), 1, 8)[0].astype(np.float32)
     one = compose(Question(parts=(Part("audio", vector),)), vector[None])
-    two = compose(Question(parts=(Part("audio", vector), Part("image", vector))), np.stack([vector, vector]))
+    two = compose(Question(parts=(Part("audio", vector), Part("audio", -vector, 0.5))), np.stack([vector, -vector]))
     background, sampled, other = (
         *calibrator.backgrounds([one, two], "image"),
         *calibrator.backgrounds([compose(Question(parts=(Part("text", vector),)), vector[None])], "image"),
@@ -209,6 +209,10 @@ def test_reopening_takes_the_snapshot_of_now_and_keeps_the_encoder(
     monkeypatch.setattr(Encoder, "fingerprints", lambda self: {"audio": "0" * 64, "image": "1" * 64})
     with pytest.raises(IndexMismatchError, match="was built by the audio model"):
         open_engine(index)
+    shutil.rmtree(tmp_path / "index")
+    shutil.copytree(index, tmp_path / "index")
+    with pytest.raises(IndexMismatchError, match="was built by the audio model"):
+        engine.reopen()
 
 
 def test_results_are_plain_values(engine: Engine) -> None:

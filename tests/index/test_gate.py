@@ -18,7 +18,7 @@ from unibrivl.index.gate import SearchConfig, equip
 from unibrivl.index.recall import recalls
 from unibrivl.index.search import Searcher
 
-ROWS, DIM = 8_000, 32
+ROWS, DIM = 6_000, 32
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ def equipped(made: Vectors, tmp_path_factory: pytest.TempPathFactory) -> tuple[K
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(plan, "EXACT_MAX_NUMBERS", 10**5)
         evaluation = equip(
-            drafts, {"audio": made.far_QD[300:1300], "text": made.near_QD[:600]}, SearchConfig(recall=0.9),
+            drafts, {"audio": made.far_QD[300:900], "text": made.near_QD[:300]}, SearchConfig(recall=0.9),
             lambda done, total, text: steps.append((done, total, text)),
         )  # fmt: skip
     return Kept(tuple(drafts), {"search": evaluation["search"]}), evaluation, steps
@@ -75,7 +75,7 @@ def test_the_recall_holds_for_queries_it_never_saw(
 ) -> None:
     kept, evaluation, _ = equipped
     searcher = Searcher(kept)
-    for modality, queries in (("audio", made.far_QD[1300:]), ("text", made.near_QD[600:1600])):
+    for modality, queries in (("audio", made.far_QD[900:]), ("text", made.near_QD[300:1000])):
         for k in (10, 100):
             hits = searcher.search("image", queries, k, direction=modality)
             truth = searcher.search("image", queries, k, exact=True)
@@ -94,7 +94,7 @@ def test_what_is_recorded(equipped: tuple[Kept, dict[str, Any], list[Any]]) -> N
     assert evaluation["search"]["audio"] == {"factory": "exact", "params": {}}
     assert evaluation["search"]["image"]["params"].keys() == {"audio", "image", "text"}
     approximate = evaluation["directions"]["audio>image"]
-    assert (approximate["queries"], approximate["source"]) == (500, "held-out queries")
+    assert (approximate["queries"], approximate["source"]) == (300, "held-out queries")
     assert evaluation["directions"]["image>image"]["source"] == "rows, each left out of its own answers"
     assert approximate["recall"].keys() == {"1", "10", "100"}
     assert approximate["filters"].keys() == {"0.5", "0.1", "0.01", "0.001"}
@@ -116,14 +116,14 @@ def test_the_background_is_that_of_random_pairs(
     equipped: tuple[Kept, dict[str, Any], list[Any]], made: Vectors
 ) -> None:
     _, evaluation, _ = equipped
-    for direction, queries in (("audio>image", made.far_QD[300:1300]), ("image>image", made.base_ND[:2000])):
+    for direction, queries in (("audio>image", made.far_QD[300:900]), ("image>image", made.base_ND[:2000])):
         cosines = (queries @ made.base_ND.T).ravel()
         found = evaluation["background"][direction]
-        # 200,000 pairs of 1,000 and 2,000 vectors: the sampling of the vectors dominates, about sd / sqrt(1000)
-        assert found["mean"] == pytest.approx(cosines.mean(), abs=4 * cosines.std() / np.sqrt(1000))
+        # 200,000 pairs of 600 and 2,000 vectors: the sampling of the vectors dominates, about sd / sqrt(600)
+        assert found["mean"] == pytest.approx(cosines.mean(), abs=4 * cosines.std() / np.sqrt(600))
         assert found["sd"] == pytest.approx(cosines.std(), rel=0.1)
         assert len(found["quantiles"]) == 101 and found["quantiles"] == sorted(found["quantiles"])
-        assert found["quantiles"][50] == pytest.approx(np.median(cosines), abs=4 * cosines.std() / np.sqrt(1000))
+        assert found["quantiles"][50] == pytest.approx(np.median(cosines), abs=4 * cosines.std() / np.sqrt(600))
     gap = evaluation["background"]["image>image"]["mean"] - evaluation["background"]["audio>image"]["mean"]
     assert gap > 0.1, "the modality gap shows"
 
@@ -150,7 +150,7 @@ def test_what_cannot_reach_the_recall_becomes_exact(
     # 1 bit a dimension and no more than two answers' worth of candidates: neither candidate can do it
     monkeypatch.setattr(plan, "factories", lambda rows, dim: ["IVF16,PQ2x4fsr"])
     monkeypatch.setattr("unibrivl.index.tune.K_FACTORS", (1,))
-    images = draft(tmp_path / "i", "image", made.base_ND[:4000])
+    images = draft(tmp_path / "i", "image", made.base_ND[:3000])
     evaluation = equip([images], {"audio": made.far_QD[:400]}, SearchConfig(recall=0.99))
     assert evaluation["search"]["image"] == {"factory": "exact", "params": {}}
     assert "reaches recall 0." in evaluation["segments"]["image"]["candidates"][0]["shortfall"]
@@ -176,14 +176,14 @@ def test_an_index_that_cannot_be_is_refused(made: Vectors, tmp_path: Path, facto
 
 
 def test_several_segments_of_a_modality_are_gated_together(made: Vectors, tmp_path: Path) -> None:
-    parts = made.base_ND[:4000], made.base_ND[4000:]
+    parts = made.base_ND[:3000], made.base_ND[3000:]
     drafts = tuple(draft(tmp_path / str(n), "image", part) for n, part in enumerate(parts))
-    evaluation = equip(drafts, {"audio": made.far_QD[:600]}, SearchConfig(recall=0.9, factory="IVF64,SQ8"))
+    evaluation = equip(drafts, {"audio": made.far_QD[:400]}, SearchConfig(recall=0.9, factory="IVF32,SQ8"))
     for one in drafts:
-        assert open_ann(one.folder / FILE, ExactScan(one.vectors_ND)).nlist == 64
+        assert open_ann(one.folder / FILE, ExactScan(one.vectors_ND)).nlist == 32
     searcher = Searcher(Kept(drafts, {"search": evaluation["search"]}))
-    hits = searcher.search("image", made.far_QD[600:], 10, direction="audio")
-    truth = searcher.search("image", made.far_QD[600:], 10, exact=True)
+    hits = searcher.search("image", made.far_QD[400:1000], 10, direction="audio")
+    truth = searcher.search("image", made.far_QD[400:1000], 10, exact=True)
     assert set(hits.segments_QK.ravel().tolist()) == {0, 1}
     assert recalls(hits.scores_QK, truth.scores_QK, 10).mean() >= 0.89
 
@@ -191,5 +191,5 @@ def test_several_segments_of_a_modality_are_gated_together(made: Vectors, tmp_pa
 def test_memory_is_checked_before_the_work(made: Vectors, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(search, "EXACT_MAX_NUMBERS", 10**4)
     images = draft(tmp_path / "i", "image", made.base_ND)
-    with pytest.raises(GateError, match=r"needs more than 0\.1 GB: 8,000 rows of 32 numbers: .* MB \(program"):
+    with pytest.raises(GateError, match=r"needs more than 0\.1 GB: 6,000 rows of 32 numbers: .* MB \(program"):
         equip([images], {}, SearchConfig(factory="IVF64,SQ8", memory_gb=0.1))

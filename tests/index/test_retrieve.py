@@ -59,9 +59,13 @@ def scanned(snapshot: MemorySnapshot, question: Question, target: str) -> list[t
     cosines_PN = parts_PD @ np.stack(vectors).T
     if question.fuse == "rrf":
         fused: dict[int, float] = defaultdict(float)
-        for weight, cosines in sorted(zip(weights_P, cosines_PN, strict=True), key=lambda pair: -pair[0]):
-            for rank, place in enumerate(np.argsort(-cosines, kind="stable")[:RRF_DEPTH], 1):
-                fused[int(place)] += weight / (RRF_CONSTANT + rank)
+        depth = max(RRF_DEPTH, question.k)
+        lists = [np.argsort(-cosines, kind="stable")[:depth].tolist() for cosines in cosines_PN]
+        added = {place for weight, of in zip(weights_P, lists, strict=True) if weight > 0 for place in of}
+        for weight, of in zip(weights_P, lists, strict=True):
+            for rank, place in enumerate(of, 1):
+                if place in added:
+                    fused[place] += weight / (RRF_CONSTANT + rank)
         order = sorted(fused, key=lambda place: (-fused[place], place))
     else:
         order = np.argsort(-(weights_P @ cosines_PN), kind="stable").tolist()
@@ -103,6 +107,16 @@ def test_lists_are_those_of_a_plain_scan(
     assert list(found) == ["image", "audio"]
     for target, one in found.items():
         assert listed(one) == scanned(snapshot, question, target)
+
+
+def test_what_only_a_part_with_minus_found_is_no_answer() -> None:
+    """Lists of a hundred out of 600 rows overlap in part only."""
+    snapshot = make_snapshot(5, [400, 200], 10**6, 0.0)
+    parts = (Part("audio", vector(1)), Part("image", -vector(1), 0.5, minus=True), Part("image", vector(2)))
+    question = Question(parts=parts, to="image", k=100, fuse="rrf")
+    found = ask(snapshot, question)[0]["image"]
+    assert listed(found) == scanned(snapshot, question, "image")
+    assert len(listed(found)) == 100
 
 
 def test_questions_of_one_pass_are_answered_as_if_alone() -> None:
