@@ -1,9 +1,9 @@
 """`bench speed serve`: many clients on loopback, each asking one question after the other.
 
-The server is the command in a process of its own. First one client asks alone, then all of them at once, as long
-before it counts as while it does; a quarter of
-the questions bring a sound, a quarter a picture, the others name an item. The clients run on the same cores as the
-server, in one process of Python, so what is told is what this machine gives with both on it.
+The server is the command in a process of its own. First one client asks alone, then all of them at once, as long before
+it counts as while it does; a quarter of the questions bring a sound, a quarter a picture, the others name an item. The
+clients run on the same cores as the server, in one process of Python, so what is told is what this machine gives with
+both on it.
 """
 
 import http.client
