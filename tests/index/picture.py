@@ -1,6 +1,8 @@
 """Makes docs/search-page.png: `python tests/index/picture.py INDEX docs/search-page.png`, INDEX of `make demo`.
 
-The question is a sound of the index, told apart by its caption, less a picture; the page is shown as it comes.
+The question is one item less another: those named after the two paths (of the stamps,
+`gen_xHlhWQOVfdY_000000000/image gen_gtdsvnqpSlQ_000000000/image`: a tiger without the kitten), or the first two that
+the page offers. The page is shown as it comes.
 """
 
 import json
