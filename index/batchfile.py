@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, NoReturn, TextIO
 
 from .. import UnibrivlError
 from ..shards.atomic import temporary_path
@@ -99,7 +99,18 @@ def _json_row(line: str) -> Row:
         value = json.loads(line)
     except (ValueError, RecursionError):
         return QueryError("no JSON; want an object in each line")
-    return value if isinstance(value, dict) else QueryError("no object; want {...} in each line")
+    if not isinstance(value, dict):
+        return QueryError("no object; want {...} in each line")
+    return value if _is_text(value) else QueryError("a half of a surrogate pair is no text; write characters as UTF-8")
+
+
+def _is_text(value: Any) -> bool:
+    """Tell whether what JSON escapes may say can be written again."""
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _pass(engine: Engine, base: QueryConfig, path: Path, rows: list[tuple[int, Row]]) -> list[dict[str, Any]]:
@@ -136,7 +147,9 @@ def _question(engine: Engine, base: QueryConfig, path: Path, row: Row) -> Questi
         return question_of(config, tuple(read_part(engine, asked) for asked in config.asked))
     except UnibrivlError as e:
         return e
-    except (ValueError, TypeError) as e:
+    except OSError as e:
+        return QueryError(f"{(e.filename or 'a file')[:80]}: cannot be read ({e.strerror or e})")
+    except (ValueError, TypeError, OverflowError) as e:
         return QueryError(str(e))
 
 
@@ -170,15 +183,22 @@ def _floats(value: Any) -> tuple[float, ...]:
 
 def _option(name: str, value: Any) -> Any:
     """Return an option; a CSV has texts only."""
-    if name in ("exact", "distinct") and isinstance(value, str):
-        return TRUTHS[value.lower()] if value.lower() in TRUTHS else _refuse(name, value, "true or false")
-    if name in NUMBERS:
-        try:
-            return NUMBERS[name](value)
-        except (TypeError, ValueError):
-            _refuse(name, value, "a number")
-    return value
+    if name in ("exact", "distinct"):
+        truth = TRUTHS.get(value.lower()) if isinstance(value, str) else value
+        return truth if isinstance(truth, bool) else _refuse(name, value, "true or false")
+    return _number(name, value) if name in NUMBERS else value
 
 
-def _refuse(name: str, value: Any, wanted: str) -> Any:
+def _number(name: str, value: Any) -> Any:
+    kind = NUMBERS[name]
+    try:
+        number = kind(value)
+    except (TypeError, ValueError, OverflowError):
+        _refuse(name, value, "a number")
+    if isinstance(value, bool) or (kind is int and isinstance(value, float) and number != value):
+        _refuse(name, value, "a whole number" if kind is int else "a number")
+    return number
+
+
+def _refuse(name: str, value: Any, wanted: str) -> NoReturn:
     raise QueryError(f"{name} is {json.dumps(value)[:40]}, want {wanted}")

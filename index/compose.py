@@ -28,7 +28,7 @@ class Composed:
     parts_PD: np.ndarray
     """float32, unit norm."""
     weights_P: np.ndarray
-    """float32, negative for `minus`."""
+    """float64, negative for `minus`."""
     query_D: np.ndarray
     """float32, unit norm: the weighted sum."""
     scored_D: np.ndarray
@@ -77,13 +77,15 @@ def compose(question: Question, parts_PD: np.ndarray) -> Composed:
     Raises:
         QueryError: the parts cancel each other.
     """
-    weights_P = np.array([part.signed_weight for part in question.parts], np.float32)
-    total_D = weights_P @ parts_PD
+    weights_P = np.array([part.signed_weight for part in question.parts], np.float64)
+    shares_P = weights_P / np.abs(weights_P).max()  # first, since a sum of the largest weights is no number
+    shares_P = (shares_P / np.abs(shares_P).sum()).astype(np.float32)
+    total_D = shares_P @ parts_PD
     length = float(np.linalg.norm(total_D))
     modalities = {part.modality for part in question.parts if part.weight}
-    if question.fuse == "sum" and length < CANCELLED * float(np.abs(weights_P).sum()):
+    if question.fuse == "sum" and length < CANCELLED:
         raise QueryError("the parts cancel each other: nothing is left to search with; change a weight or a part")
     direction = modalities.pop() if len(modalities) == 1 else None
     query_D = total_D / np.float32(max(length, CANCELLED))
-    scored_D = total_D / np.abs(weights_P).sum() if question.fuse == "rrf" else query_D
+    scored_D = total_D if question.fuse == "rrf" else query_D
     return Composed(parts_PD, weights_P, query_D, scored_D, direction)

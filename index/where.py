@@ -199,9 +199,14 @@ def _condition(column: str, op: str, values: Sequence[Any], whole: str | None = 
     if kind == "number":
         return Condition(column, op, tuple(_number(column, value) for value in values))
     for value in values:
-        if not isinstance(value, str) or len(value) > MAX_TEXT:
+        if not isinstance(value, str) or len(value) > MAX_TEXT or _has_surrogates(value):
             raise QueryError(f"filter {column}{op}: want a text as value, not {json.dumps(value, default=str)[:40]}")
     return Condition(column, op, tuple(values), whole)
+
+
+def _has_surrogates(text: str) -> bool:
+    """Tell whether a text holds what no UTF-8 has: bytes of a shell in another encoding, or half a pair of JSON's."""
+    return any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def _kind(column: str) -> Kind:

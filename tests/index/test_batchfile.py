@@ -107,6 +107,13 @@ def test_a_csv_asks_the_same_as_json(index: Path, folder: Path, one_encoder: Enc
         ('{"image": "picture.png", "weights": 3}', "weights are by"),
         ('{"image": "picture.png", "weights": {"image": "x"}}', "could not convert"),
         ('{"item": "nothing"}', "nothing"), ("[" * 100_000, "no JSON"),
+        ('{"image": "picture.png", "k": 1e999}', "k is Infinity, want a number"),
+        ('{"image": "picture.png", "k": 2.7}', "k is 2.7, want a whole number"),
+        ('{"image": "picture.png", "k": true}', "k is true, want a whole number"),
+        ('{"image": "picture.png", "exact": [1]}', "exact is [1], want true or false"),
+        ('{"image": "picture.png", "id": "\\ud800"}', "half of a surrogate pair"),
+        ('{"audio": "%s"}' % ("a" * 5000), "cannot be read (File name too long)"),
+        ('{"image": "picture.png", "weights": {"image": 1%s}}' % ("0" * 400), "too large"),
     ],
     ids=lambda value: value[:40],
 )  # fmt: skip

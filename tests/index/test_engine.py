@@ -100,6 +100,21 @@ def test_parts_that_cancel_each_other_are_no_question(engine: Engine) -> None:
         Question(parts=(Part("image", vector, 0.0),))
 
 
+@pytest.mark.parametrize("weight", [1e-300, 1e-4, 100.0, 1e308])
+@pytest.mark.parametrize("fuse", ["sum", "rrf"])
+def test_only_the_proportion_of_weights_counts(engine: Engine, weight: float, fuse: str) -> None:
+    """Once, parts that were all light gave cosines near zero, and all heavy ones no number."""
+
+    def ask(weight: float, *kinds: str) -> list[list[float]]:
+        parts = tuple(Part(kind, stored(engine, kind, 2), weight * (n + 1)) for n, kind in enumerate(kinds))
+        result = engine.ask(Question(parts=parts, k=5, fuse=fuse))
+        return [[a.score, a.calibrated] for answers in result.results.values() for a in answers]
+
+    for kinds in (("image",), ("image", "audio")):
+        # the calibrated score is a cosine over a small deviation, hence the relative tolerance
+        assert np.array(ask(weight / 2, *kinds)) == pytest.approx(np.array(ask(1.0, *kinds)), rel=1e-3, abs=1e-4)
+
+
 def test_a_filter_keeps_its_rows_and_says_how_many_there_were(engine: Engine) -> None:
     part = Part("image", stored(engine, "image", 2))
     result = engine.ask(Question(parts=(part,), k=24, where=["split=test", "labels=tone"]))

@@ -190,6 +190,7 @@ def deep(depth: int) -> dict[str, Any]:
         ({"column": "duration_s", "op": "=", "value": 10**400}, "is no number"),
         ({"column": "key", "op": "=", "value": ["a"] * (MAX_VALUES + 1)}, f"{MAX_VALUES + 1} values"),
         ({"column": "key", "op": "=", "value": "a" * 10_001}, "want a text"),
+        ("labels=\udcff", "want a text"), ({"column": "caption", "op": "~", "value": "\ud800"}, "want a text"),
         (["key=a"] * (MAX_CONDITIONS + 1), f"more than {MAX_CONDITIONS} conditions"),
         (deep(MAX_DEPTH + 1), f"nested {MAX_DEPTH + 1} deep"), (deep(500), f"nested {MAX_DEPTH + 1} deep"),
         ("{" + '"not":{' * 5000, "begins as JSON"),
