@@ -12,7 +12,6 @@ import typer
 
 from . import UnibrivlError, __version__
 from .bench.commands import app as bench
-from .console import print_json
 from .index.commands import app as snapshots
 from .index.commands import index
 from .index.query_command import query
@@ -21,6 +20,7 @@ from .ingest.commands import ingest, sample
 from .ingest.shards_commands import app as shards
 from .model.commands import app as model
 from .model.train_command import embed, train
+from .shards.console import print_json
 
 PANEL = "From video to answers"
 

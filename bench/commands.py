@@ -7,8 +7,8 @@ from typing import Annotated, Any
 import typer
 
 from .. import UnibrivlError
-from ..console import Json, bar, print_json, print_table, usage
 from ..ingest.commands import SampleName
+from ..shards.console import Json, bar, print_json, print_table, usage
 
 app = typer.Typer(help="Measurements, each beside chance or a named peer.", no_args_is_help=True)
 speed = typer.Typer(help="Speed beside named peers and measured limits, in one run.", no_args_is_help=True)

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..console import Json, bar, print_json, print_table, usage
 from ..model.train_command import Moved
+from ..shards.console import Json, bar, print_json, print_table, usage
 
 if TYPE_CHECKING:
     from .changes import Changed

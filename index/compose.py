@@ -8,14 +8,16 @@ Source: weighted averaging of unit embeddings for composed retrieval, arXiv 2409
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..model.embed import BATCH, Encoder
 from ..model.errors import TextError
 from .errors import QueryError
 from .question import Part, Question, name_of
+
+if TYPE_CHECKING:
+    from ..model.embed import Encoder  # torch, which nobody needs to delete or compact
 
 CANCELLED = 1e-3
 """A weighted sum shorter than this share of its weights has no direction left to trust."""
@@ -37,12 +39,14 @@ class Composed:
     """The modality of all parts; None where they differ."""
 
 
-def embed_parts(encoder: Encoder, parts: Sequence[Part]) -> np.ndarray:
+def embed_parts(encoder: "Encoder", parts: Sequence[Part]) -> np.ndarray:
     """Return the embeddings (P, D) float32 of parts, unit norm; all of one modality pass the encoder together.
 
     Raises:
         QueryError: an embedding is not finite, or a text cannot be read.
     """
+    from ..model.embed import BATCH
+
     rows_PD = np.empty((len(parts), encoder.dim), np.float32)
     raw: dict[str, list[int]] = {"audio": [], "image": [], "text": []}
     for number, part in enumerate(parts):

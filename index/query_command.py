@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from .. import UnibrivlError
-from ..console import Json, bar, print_json, print_table, usage
 from ..model.train_command import Moved
+from ..shards.console import Json, bar, print_json, print_table, usage
 
 if TYPE_CHECKING:
     from .answers import QueryResult

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from .. import UnibrivlError
-from ..console import Json, print_json, usage
+from ..shards.console import Json, print_json, usage
 
 if TYPE_CHECKING:
     from .serve_config import ServeConfig

@@ -1,6 +1,11 @@
-"""Options that several commands share: where media come from, and how patiently and by how many they are decoded."""
+"""What several commands of ingestion share: options (where media come from, how patiently and by how many they are
+decoded) and the text of their progress bars.
+"""
 
 import os
+import time
+from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -53,3 +58,16 @@ def engine_of(
         source=source, workers=len(os.sched_getaffinity(0)) if workers is None else workers,
         clip_timeout_s=clip_timeout_s, fetch_timeout_s=fetch_timeout_s, patience=PatienceConfig(max_wait_s=max_wait_s),
     )  # fmt: skip
+
+
+def count_clips(step: Callable[[int, int, str], None], total: int) -> Callable[[str, int], None]:
+    """Turn ingestion's progress into a bar with clips/s and errors by reason."""
+    started, counts = time.monotonic(), Counter[str]()
+
+    def count(code: str, number: int) -> None:
+        counts[code] += number
+        done = sum(counts.values())
+        errors = ", ".join(f"{n} {name}" for name, n in sorted(counts.items()) if name)
+        step(done, total, f"{done / max(0.1, time.monotonic() - started):.1f} clips/s  {errors}")
+
+    return count

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from .. import UnibrivlError
-from ..console import Json, bar, count_clips, print_json, print_table, usage
+from ..shards.console import Json, bar, print_json, print_table, usage
 from .options import (
     ClipTimeout,
     Cookies,
@@ -19,6 +19,7 @@ from .options import (
     MediaUrl,
     Workers,
     YouTube,
+    count_clips,
     engine_of,
 )
 

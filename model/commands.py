@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ..console import Json, print_json, usage
+from ..shards.console import Json, print_json, usage
 
 SHOWN = 12
 """Names of tensors without weights that `import` prints."""

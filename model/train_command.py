@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from .. import UnibrivlError
-from ..console import Json, bar, print_json, print_table, usage
+from ..shards.console import Json, bar, print_json, print_table, usage
 
 Moved = Annotated[str | None, typer.Option(help="Its name where its weights lie now, such as brivl-b5:DIR.")]
 PRESET = "(default: the preset's, or {})"

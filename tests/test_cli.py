@@ -17,10 +17,10 @@ from unibrivl import (
     __version__,
     cli,
 )
-from unibrivl.console import print_table
 from unibrivl.index.errors import IndexStoreError
 from unibrivl.model.checkpoint import read_state
 from unibrivl.shards import ClipShards
+from unibrivl.shards.console import print_table
 
 HEAVY = ("torch", "torchvision", "torchaudio", "timm", "faiss", "av", "pyarrow", "matplotlib", "PIL", "soundfile")
 TOWER = ("--set", "clip_s=1.0", "--set", "num_mels=32", "--set", "hop=706")

@@ -1,16 +1,17 @@
-"""What all commands share: progress on standard error, tables and JSON on standard output, mistakes of usage."""
+"""What all commands share: progress on standard error, tables and JSON on standard output, mistakes of usage.
+
+It stands in the folder that every other one may import, and only modules of commands do import it.
+"""
 
 import json
 import sys
-import time
-from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Annotated, Any
 
 import typer
 
-from . import UnibrivlError
+from .. import UnibrivlError
 
 FIELDS = {"holds": "media_holds", "prefix": "media_url"}
 """Fields of configurations that are called otherwise than their options."""
@@ -71,19 +72,6 @@ def bar(what: str, total: int | None = None, unit: str = "") -> Iterator[Callabl
             yield step
         except KeyboardInterrupt as e:
             raise UnibrivlError("interrupted; the same command goes on where it was") from e
-
-
-def count_clips(step: Callable[[int, int, str], None], total: int) -> Callable[[str, int], None]:
-    """Turn ingestion's progress into a bar with clips/s and errors by reason."""
-    started, counts = time.monotonic(), Counter[str]()
-
-    def count(code: str, number: int) -> None:
-        counts[code] += number
-        done = sum(counts.values())
-        errors = ", ".join(f"{n} {name}" for name, n in sorted(counts.items()) if name)
-        step(done, total, f"{done / max(0.1, time.monotonic() - started):.1f} clips/s  {errors}")
-
-    return count
 
 
 def print_json(value: Any) -> None:
