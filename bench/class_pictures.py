@@ -25,7 +25,7 @@ from ..shards.atomic import write_bytes
 from ..shards.checks import check_ranges
 from .environment import environment
 from .errors import BenchError
-from .esc50 import FOLDS, Esc50, bootstrap, read_esc50
+from .esc50 import FOLDS, Esc50, bootstrap, check_folds, read_esc50
 from .retrieval import Direction, RetrievalConfig, measure
 from .steps import run_step
 
@@ -53,8 +53,7 @@ class ClassPicturesConfig:
 
     def __post_init__(self) -> None:
         """Refuse folds that there are not."""
-        if not self.folds or set(self.folds) - set(FOLDS) or len(set(self.folds)) < len(self.folds):
-            raise ValueError(f"folds are {self.folds}, want different ones of {FOLDS}")
+        check_folds(self.folds)
         check_ranges(self, epochs=(1, 100_000), batch_size=(2, 1 << 20), seed=(0, 2**31 - 1))
 
 

@@ -105,7 +105,6 @@ def bench_esc50(
 
     Example: unibrivl bench esc50 --data ESC-50
     """
-    from ..shards.atomic import write_json
     from .esc50 import FOLDS, Esc50Config, measure_esc50
     from .supervised import SupervisedConfig
 
@@ -114,12 +113,7 @@ def bench_esc50(
         config = Esc50Config(data=data, folds=tuple(fold or FOLDS), classifier=classifier)
     with bar("esc50") as step:
         result = measure_esc50(config, step)
-    if out is not None:
-        write_json(out, result)
-    if as_json:
-        print_json(result)
-    else:
-        _print_folds(result, "accuracy")
+    _tell_folds(result, "accuracy", out, as_json)
 
 
 @app.command("class-pictures")
@@ -142,7 +136,6 @@ def bench_class_pictures(
 
     Example: unibrivl bench class-pictures --data ESC-50 --work class-pictures
     """
-    from ..shards.atomic import write_json
     from .class_pictures import ClassPicturesConfig, measure_class_pictures
     from .esc50 import FOLDS
 
@@ -153,16 +146,18 @@ def bench_class_pictures(
         )  # fmt: skip
     with bar("class pictures") as step:
         result = measure_class_pictures(config, step)
+    _tell_folds(result, "r1", out, as_json)
+
+
+def _tell_folds(result: dict[str, Any], name: str, out: Path | None, as_json: bool) -> None:
+    """Write and print a result: a figure fold by fold, with its mean, spread, interval and chance."""
+    from ..shards.atomic import write_json
+
     if out is not None:
         write_json(out, result)
     if as_json:
         print_json(result)
-    else:
-        _print_folds(result, "r1")
-
-
-def _print_folds(result: dict[str, Any], name: str) -> None:
-    """Print a figure fold by fold, with its mean, spread, interval and chance."""
+        return
     metrics = result["metrics"]
     rows = [(fold, f"{value:.3f}", "") for fold, value in metrics[f"{name}_by_fold"].items()]
     spread = "" if metrics[f"{name}_sd"] is None else f" ± {metrics[f'{name}_sd']:.3f}"

@@ -28,6 +28,12 @@ Progress = Callable[[int, int, str], None]
 """Called with steps done, of how many, and what it is."""
 
 
+def check_folds(folds: tuple[int, ...]) -> None:
+    """Raise a ValueError for folds that there are not."""
+    if not folds or set(folds) - set(FOLDS) or len(set(folds)) < len(folds):
+        raise ValueError(f"folds are {folds}, want different ones of {FOLDS}")
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Esc50Config:
     """What `unibrivl bench esc50` was asked to do."""
@@ -40,8 +46,7 @@ class Esc50Config:
 
     def __post_init__(self) -> None:
         """Refuse folds that there are not."""
-        if not self.folds or set(self.folds) - set(FOLDS) or len(set(self.folds)) < len(self.folds):
-            raise ValueError(f"folds are {self.folds}, want different ones of {FOLDS}")
+        check_folds(self.folds)
 
 
 @dataclass(frozen=True, slots=True)

@@ -92,8 +92,9 @@ def build_index(config: IndexConfig, progress: Progress = lambda done, total, te
         if before is None or not is_there:
             _publish(config, encoder, source, before if config.mode != "replace" else None, progress)
         snapshot = open_snapshot(config.out)
-    items = {name: snapshot.count(name) for name in dict.fromkeys(segment.modality for segment in snapshot.segments)}
-    return IndexResult(config.out, snapshot.id, items, not is_there, time.monotonic() - started, peak_rss_mb())
+    return IndexResult(
+        config.out, snapshot.id, snapshot.counts(), not is_there, time.monotonic() - started, peak_rss_mb()
+    )
 
 
 def describe_source(shards: Path, out: Path) -> dict[str, Any]:

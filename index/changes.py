@@ -109,7 +109,7 @@ def delete_items(
             raise IndexStoreError(f"{root}: nothing would be left; remove the folder instead")
         name = _republish(snapshot, gone)
         after = open_snapshot(root, name)
-    return Changed(name, counts(after), count, advice(after))
+    return Changed(name, after.counts(), count, advice(after))
 
 
 def compact(root: Path, search: SearchConfig, progress: Progress = lambda done, total, text: None) -> Changed:
@@ -129,7 +129,7 @@ def compact(root: Path, search: SearchConfig, progress: Progress = lambda done, 
         entries = [seal_segment(draft, root / "segments") for draft in drafts]
         manifest = snapshot.manifest | {"segments": entries, "search": found, "parent": snapshot.id}
         name = publish(root, manifest, evaluation)
-        return Changed(name, counts(open_snapshot(root, name)))
+        return Changed(name, open_snapshot(root, name).counts())
 
 
 def rollback(root: Path, snapshot_id: str | None = None) -> Changed:
@@ -148,7 +148,7 @@ def rollback(root: Path, snapshot_id: str | None = None) -> Changed:
             snapshot_id = str(parent)
         snapshot = open_snapshot(root, snapshot_id)
         set_current(root, snapshot.id)
-        return Changed(snapshot.id, counts(snapshot))
+        return Changed(snapshot.id, snapshot.counts())
 
 
 def clean(root: Path, grace_s: float = GRACE_S) -> Cleaned:
@@ -198,11 +198,6 @@ def list_snapshots(root: Path) -> list[Listed]:
     return sorted((_listed(root, path, current) for path in paths), key=lambda one: -one.written)
 
 
-def counts(snapshot: Snapshot) -> dict[str, int]:
-    """Return the number of items by modality."""
-    return {name: snapshot.count(name) for name in dict.fromkeys(segment.modality for segment in snapshot.segments)}
-
-
 def advice(snapshot: Snapshot) -> str:
     """Return a hint where the index would be better off compacted, else nothing."""
     gone = sum(len(rows) for rows in snapshot.tombstones.values())
@@ -228,7 +223,7 @@ def _chosen(snapshot: Snapshot, item_ids: set[str], keys: set[str], where: Where
         raise IndexStoreError(f"{snapshot.root} holds no clip {min(missing)[:80]!r}")
     if where is not None:
         retriever = Retriever(snapshot)
-        for modality in counts(snapshot):
+        for modality in snapshot.counts():
             for name, mask in (retriever.matches(where, modality).allowed or {}).items():
                 masks[name] |= mask
     live = {s.id: snapshot.live(s) for s in snapshot.segments}

@@ -299,34 +299,3 @@ def merge(found: Sequence[Found], num_queries: int, k: int) -> tuple[np.ndarray,
     order = np.lexsort((rows, segments, -scores), axis=1)[:, :k]
     scores, segments, rows = (np.take_along_axis(a, order, axis=1) for a in (scores, segments, rows))
     return scores, segments, rows
-
-
-def search(vectors_ND: np.ndarray, queries_QD: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return cosines (Q, K) float32 and row numbers (Q, K) int64 of the nearest rows of one segment, best first.
-
-    Args:
-        vectors_ND: float16, unit norm.
-        queries_QD: float32, unit norm.
-        k: answers a query; fewer come where there are fewer rows.
-    """
-    parts = (Part("", ExactScan(np.ascontiguousarray(vectors_ND)), None, None),)
-    hits = search_parts(parts, checked(queries_QD, k, parts), min(k, len(vectors_ND)), None)
-    return hits.scores_QK, hits.rows_QK
-
-
-def search_distinct(
-    vectors_ND: np.ndarray, contents: list[str], query_D: np.ndarray, k: int
-) -> list[tuple[float, int, int]]:
-    """Return up to `k` answers with different contents: cosine, row, and how many more rows hold the same content.
-
-    A picture that many clips share would else fill the whole list.
-    """
-    wanted = min(len(vectors_ND), 4 * k)
-    while True:
-        scores, rows = search(vectors_ND, query_D[None], wanted)
-        best: dict[str, tuple[float, int]] = {}
-        for cosine, row in zip(scores[0].tolist(), rows[0].tolist(), strict=True):
-            best.setdefault(contents[row], (cosine, row))
-        if len(best) >= k or wanted == len(vectors_ND):
-            return [(cosine, row, contents.count(content) - 1) for content, (cosine, row) in list(best.items())[:k]]
-        wanted = min(len(vectors_ND), 2 * wanted)

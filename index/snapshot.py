@@ -79,6 +79,10 @@ class Snapshot:
         """Return the number of items of a modality that are not deleted."""
         return sum(len(s.rows) - len(self.tombstones.get(s.id, ())) for s in self.of(modality))
 
+    def counts(self) -> dict[str, int]:
+        """Return the number of items of each modality that are not deleted."""
+        return {name: self.count(name) for name in dict.fromkeys(segment.modality for segment in self.segments)}
+
     def items(self, modality: str) -> Items:
         """Return all items of a modality; vectors are copied only where they lie in several segments or are deleted.
 

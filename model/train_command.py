@@ -12,39 +12,46 @@ Moved = Annotated[str | None, typer.Option(help="Its name where its weights lie 
 PRESET = "(default: the preset's, or {})"
 
 
+Preset = Annotated[str | None, typer.Option(help="Start from the options of: paper, wav2clip or tiny.")]
+Split = Annotated[str | None, typer.Option(help="Part of the shard set. (default: train)")]
+LanguageTower = Annotated[str | None, typer.Option(help=f"Tower to train. {PRESET.format('wav2clip')}")]
+FrozenTower = Annotated[str | None, typer.Option(help=f"Frozen tower. {PRESET.format('tf_efficientnet_lite0')}")]
+Epochs = Annotated[int | None, typer.Option(help=f"Passes over the clips. {PRESET.format(20)}")]
+BatchSize = Annotated[int | None, typer.Option(help=f"Clips of a micro-batch in one process. {PRESET.format(64)}")]
+Rate = Annotated[float | None, typer.Option(help=f"Peak learning rate. {PRESET.format('1e-3')}")]
+ValShare = Annotated[float | None, typer.Option(help="Share of the groups kept for the curves. (default: 0.1)")]
+ValidateEvery = Annotated[
+    int | None, typer.Option(help=f"Epochs between two points of the retrieval curve. {PRESET.format(2)}")
+]
+CheckpointEvery = Annotated[int | None, typer.Option(help="Steps between two checkpoints. (default: 25)")]
+Seed = Annotated[int | None, typer.Option(help="Of weights, order and augmentation. (default: 0)")]
+Workers = Annotated[int | None, typer.Option(help="Processes that read and decode; 0: a thread. (default: 0)")]
+TensorBoard = Annotated[bool, typer.Option("--tensorboard", help="Event files for TensorBoard, too.")]
+Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="Any option by name: accumulate=4, loss.queue_size=9600, num_mels=64; repeat."),
+]
+Grid = Annotated[Path | None, typer.Option(help="JSON or TOML with lists of values: one run for each combination.")]
+
+
 def train(
     shards: Annotated[Path, typer.Argument(help="Shard set to train on.")],
     out: Annotated[Path, typer.Option(help="Folder of the run, or of the runs of a grid.")],
-    preset: Annotated[str | None, typer.Option(help="Start from the options of: paper, wav2clip or tiny.")] = None,
-    split: Annotated[str | None, typer.Option(help="Part of the shard set. (default: train)")] = None,
-    language_tower: Annotated[str | None, typer.Option(help=f"Tower to train. {PRESET.format('wav2clip')}")] = None,
-    image_tower: Annotated[
-        str | None, typer.Option(help=f"Frozen tower. {PRESET.format('tf_efficientnet_lite0')}")
-    ] = None,
-    epochs: Annotated[int | None, typer.Option(help=f"Passes over the clips. {PRESET.format(20)}")] = None,
-    batch_size: Annotated[
-        int | None, typer.Option(help=f"Clips of a micro-batch in one process. {PRESET.format(64)}")
-    ] = None,
-    lr: Annotated[float | None, typer.Option(help=f"Peak learning rate. {PRESET.format('1e-3')}")] = None,
-    val_share: Annotated[
-        float | None, typer.Option(help="Share of the groups kept for the curves. (default: 0.1)")
-    ] = None,
-    validate_every: Annotated[
-        int | None, typer.Option(help=f"Epochs between two points of the retrieval curve. {PRESET.format(2)}")
-    ] = None,
-    checkpoint_every: Annotated[int | None, typer.Option(help="Steps between two checkpoints. (default: 25)")] = None,
-    seed: Annotated[int | None, typer.Option(help="Of weights, order and augmentation. (default: 0)")] = None,
-    workers: Annotated[
-        int | None, typer.Option(help="Processes that read and decode; 0: a thread. (default: 0)")
-    ] = None,
-    tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Event files for TensorBoard, too.")] = False,
-    set_: Annotated[
-        list[str] | None,
-        typer.Option("--set", help="Any option by name: accumulate=4, loss.queue_size=9600, num_mels=64; repeat."),
-    ] = None,
-    grid: Annotated[
-        Path | None, typer.Option(help="JSON or TOML with lists of values: one run for each combination.")
-    ] = None,
+    preset: Preset = None,
+    split: Split = None,
+    language_tower: LanguageTower = None,
+    image_tower: FrozenTower = None,
+    epochs: Epochs = None,
+    batch_size: BatchSize = None,
+    lr: Rate = None,
+    val_share: ValShare = None,
+    validate_every: ValidateEvery = None,
+    checkpoint_every: CheckpointEvery = None,
+    seed: Seed = None,
+    workers: Workers = None,
+    tensorboard: TensorBoard = False,
+    set_: Set = None,
+    grid: Grid = None,
     as_json: Json = False,
 ) -> None:
     """Train the language tower against the frozen image tower; run it again to finish or resume.
@@ -54,21 +61,25 @@ def train(
     Under `torchrun --nproc-per-node 4 -m unibrivl train ...` or `accelerate launch` several processes train one run.
     docs/train.md lists all options.
     """
-    from .settings import read_settings
-    from .train_config import make_config
-
-    given = {
-        "split": split, "language_tower": language_tower, "image_tower": image_tower, "epochs": epochs,
-        "batch_size": batch_size, "lr": lr, "val_share": val_share, "validate_every": validate_every,
-        "checkpoint_every": checkpoint_every, "seed": seed, "workers": workers, "tensorboard": tensorboard or None,
-    }  # fmt: skip
-    with usage():
-        settings = {name: value for name, value in given.items() if value is not None} | read_settings(set_ or [])
-        config = make_config(shards, out, settings, preset=preset)
+    config = _configured(
+        shards, out, preset, set_ or [], split=split, language_tower=language_tower, image_tower=image_tower,
+        epochs=epochs, batch_size=batch_size, lr=lr, val_share=val_share, validate_every=validate_every,
+        checkpoint_every=checkpoint_every, seed=seed, workers=workers, tensorboard=tensorboard or None,
+    )  # fmt: skip
     if grid is not None:
         _train_grid(config, grid, as_json)
     else:
         _train_one(config, as_json)
+
+
+def _configured(shards: Path, out: Path, preset: str | None, words: list[str], **given: Any) -> Any:
+    """Return the configuration of a preset, changed by the options that were given and by `--set`."""
+    from .settings import read_settings
+    from .train_config import make_config
+
+    with usage():
+        settings = {name: value for name, value in given.items() if value is not None} | read_settings(words)
+        return make_config(shards, out, settings, preset=preset)
 
 
 def _train_one(config: Any, as_json: bool) -> None:

@@ -1,4 +1,4 @@
-"""Exact search: the same as NumPy, whatever the blocks and k; equal contents are one answer."""
+"""Exact search: the same as NumPy, whatever the blocks and k."""
 
 import builtins
 import sys
@@ -10,9 +10,17 @@ from hypothesis import strategies as st
 
 from unibrivl import UnibrivlError
 from unibrivl.index import exact as module
-from unibrivl.index.search import search, search_distinct
+from unibrivl.index.exact import ExactScan
+from unibrivl.index.search import Part, checked, search_parts
 
 SIZES = {"rows": st.integers(1, 40), "dims": st.integers(1, 12), "seed": st.integers(0, 2**31)}
+
+
+def search(vectors_ND: np.ndarray, queries_QD: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return cosines and rows of the nearest rows of one segment."""
+    parts = (Part("", ExactScan(np.ascontiguousarray(vectors_ND)), None, None),)
+    hits = search_parts(parts, checked(queries_QD, k, parts), min(k, len(vectors_ND)), None)
+    return hits.scores_QK, hits.rows_QK
 
 
 def unit(rng: np.random.Generator, rows: int, dims: int) -> np.ndarray:
@@ -52,36 +60,6 @@ def test_equal_scores_come_in_the_order_of_rows() -> None:
 def test_a_wrong_dimension_is_refused() -> None:
     with pytest.raises(ValueError, match=r"queries have shape \(1, 3\), want \(number, 4\)"):
         search(np.zeros((5, 4), np.float16), np.zeros((1, 3), np.float32), 2)
-
-
-@settings(max_examples=60, deadline=None)
-@given(**SIZES, k=st.integers(1, 12), contents=st.integers(1, 10))
-def test_distinct_contents_are_found_and_counted(rows: int, dims: int, seed: int, k: int, contents: int) -> None:
-    rng = np.random.default_rng(seed)
-    different = unit(rng, contents, dims).astype(np.float16)
-    of_row = rng.integers(0, contents, rows)
-    vectors, names = different[of_row], [f"content {n}" for n in of_row]
-    asked = unit(rng, 1, dims)[0]
-    found = search_distinct(vectors, names, asked, k)
-    present = sorted(set(of_row.tolist()))
-    cosines = different[present].astype(np.float64) @ asked
-    assert len(found) == min(k, len(present))
-    assert [score for score, _, _ in found] == pytest.approx((-np.sort(-cosines))[: len(found)].tolist(), abs=1e-5)
-    assert len({names[row] for _, row, _ in found}) == len(found)
-    for _, row, more in found:
-        assert more == names.count(names[row]) - 1, "all of the clips with this content are counted"
-
-
-def test_a_content_that_many_share_does_not_fill_the_list() -> None:
-    vectors = np.float16([[1, 0]] * 50 + [[0.9, 0.436]] + [[0, 1]] * 3)
-    contents = ["a"] * 50 + ["b"] + ["c"] * 3
-    found = search_distinct(vectors, contents, np.float32([1, 0]), 3)
-    assert [(contents[row], more) for _, row, more in found] == [("a", 49), ("b", 0), ("c", 2)]
-
-
-def test_all_clips_of_the_only_answer_are_counted() -> None:
-    found = search_distinct(np.float16([[1, 0]] * 10), ["a"] * 10, np.float32([1, 0]), 1)
-    assert found == [(1.0, 0, 9)]
 
 
 def test_a_missing_faiss_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:
