@@ -115,6 +115,15 @@ def test_nothing_is_loaded_by_its_bare_name(monkeypatch: pytest.MonkeyPatch) -> 
             del sys.modules[name]
 
 
+def test_every_name_of_the_shards_is_there() -> None:
+    """They are loaded when asked for, so nothing else would tell of one that is missing."""
+    shards = importlib.import_module("unibrivl.shards")
+    assert sorted(name for names in shards._HOMES.values() for name in names) == sorted(shards.__all__)
+    assert all(getattr(shards, name) is not None for name in shards.__all__)
+    with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
+        _ = shards.nothing
+
+
 @each_file()
 def test_imports_follow_the_arrows(path: Path) -> None:
     part = part_of(path)
@@ -152,6 +161,8 @@ def test_errors_are_ours_or_mistakes_of_the_caller(path: Path) -> None:
     allowed: tuple[type, ...] = (UnibrivlError, ValueError, IndexError, AssertionError)
     if path.name in ("cli.py", "commands.py", "shards_commands.py", "console.py", "train_command.py"):
         allowed += (typer.Exit, typer.BadParameter)
+    if path == ROOT / "shards" / "__init__.py":
+        allowed += (AttributeError,)  # what Python asks of a module's `__getattr__`
     if path.name == "loader.py":
         allowed += (RuntimeError,)  # the caller's mistake, as a changed dict's
     if path.name == "engine.py":
