@@ -4,6 +4,7 @@ Starting points by size are those of the design notes; the recall gate measures 
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -45,6 +46,10 @@ class SearchConfig:
             raise ValueError("exact and factory exclude each other; give one of them")
         if self.factory and not self.factory.split(",")[0].startswith("IVF"):
             raise ValueError(f"factory is {self.factory!r}, want an inverted-file index such as 'IVF1024,PQ128x4fsr'")
+
+    def asked(self) -> dict[str, Any]:
+        """Return what decides the index, for its manifest."""
+        return {"recall": self.recall, "exact": self.exact, "factory": self.factory, "seed": self.seed}
 
     def is_approximate(self, rows: int, dim: int) -> bool:
         """Tell whether a segment of this size gets an ANN index."""
