@@ -165,9 +165,9 @@ def _publish(
         gone = _replaced(before, given, config) if before else {}
         drafts = _embed(config, encoder, clips, given, progress)
     segments = list(before.manifest["segments"]) if before else []
-    search, evaluation = {}, {}
+    asked = config.search.asked()
     if before is not None and not needs_merging(before, drafts, config.search):
-        search, evaluation = before.manifest["search"], before.evaluation
+        search, evaluation, asked = before.manifest["search"], before.evaluation, before.manifest["asked"]
     else:
         if before is not None:
             drafts, segments, gone = merged_drafts(config.out / "segments", before, gone, drafts), [], {}
@@ -179,7 +179,7 @@ def _publish(
         else:
             segments.append(entry)
     manifest = {
-        "dim": encoder.dim, "metric": "cosine", "search": search, "asked": config.search.asked(),
+        "dim": encoder.dim, "metric": "cosine", "search": search, "asked": asked,
         "encoder": _describe_encoder(encoder, config.shards), "run": os.path.relpath(config.run, config.out),
         "sources": sources, "segments": segments, "parent": before.id if before else None,
     }  # fmt: skip
