@@ -86,7 +86,8 @@ def held(snapshot: Snapshot) -> dict[str, str]:
             for row, got in zip(items.rows.to_pylist(), items.vectors_ND, strict=True):
                 name = Path(snapshot.manifest["sources"][row["source"]]["shards"]).name
                 wanted = vector(name, row["key"], modality)
-                assert got == pytest.approx(wanted / np.linalg.norm(wanted), abs=1e-4)  # float16 of numbers near 0.03
+                difference = np.abs(got - wanted / np.linalg.norm(wanted)).max()
+                assert difference < 1e-4  # float16 of numbers under 0.25 keeps 6e-5
                 assert found.setdefault(row["item_id"], name) == name
     return found
 
