@@ -129,46 +129,60 @@ def _appendable(config: IndexConfig, encoder: Encoder) -> Snapshot | None:
 
 
 def _holds(before: Snapshot, config: IndexConfig, encoder: Encoder, source: dict[str, Any]) -> bool:
-    """Tell whether a snapshot is what was asked for."""
+    """Tell whether a snapshot is what was asked for; clips that were deleted or replaced since are not there."""
     found = before.manifest
-    same = found["encoder"]["fingerprints"] == encoder.fingerprints() and source in found["sources"]
+    if found["encoder"]["fingerprints"] != encoder.fingerprints() or source not in found["sources"]:
+        return False
+    clips = sum(commit.ok for commit in committed_shards(config.shards))
+    number = found["sources"].index(source)
+    is_whole = all(_live_rows(before, modality, number) == clips for modality in CONTENTS)
     if config.mode != "replace":
-        return same
+        return is_whole
     return (
-        same and len(found["sources"]) == 1 and not before.tombstones and found["asked"] == _asked(config.search)
-        and found["run"] == os.path.relpath(config.run, config.out)
+        is_whole and len(found["sources"]) == 1 and not before.tombstones
+        and found["asked"] == config.search.asked() and found["run"] == os.path.relpath(config.run, config.out)
     )  # fmt: skip
 
 
-def _asked(search: SearchConfig) -> dict[str, Any]:
-    return {"recall": search.recall, "exact": search.exact, "factory": search.factory, "seed": search.seed}
+def _live_rows(snapshot: Snapshot, modality: str, source: int) -> int:
+    """Return how many items of a shard set are there; since an item is there once, so many clips of the set are."""
+    count = 0
+    for segment in snapshot.of(modality):
+        is_ours, live = segment.rows["source"].to_numpy() == source, snapshot.live(segment)
+        count += int(np.count_nonzero(is_ours if live is None else is_ours & live))
+    return count
 
 
 def _publish(
     config: IndexConfig, encoder: Encoder, source: dict[str, Any], before: Snapshot | None, progress: Progress
 ) -> None:
     """Embed the shards and publish them, with all that `before` holds."""
-    sources = [*(before.manifest["sources"] if before else []), source]
+    sources = list(before.manifest["sources"]) if before else []
+    sources += [] if source in sources else [source]
     with ClipShards(config.shards) as clips:
         held = max((before.count(name) for name in CONTENTS), default=0) if before else 0
         check_memory(held + len(clips), encoder.dim, config.search)
-        given = {modality: rows_of(clips, modality, len(sources) - 1) for modality in CONTENTS}
+        given = {modality: rows_of(clips, modality, sources.index(source)) for modality in CONTENTS}
         gone = _replaced(before, given, config) if before else {}
         drafts = _embed(config, encoder, clips, given, progress)
     segments = list(before.manifest["segments"]) if before else []
-    search, evaluation = {}, {}
+    asked = config.search.asked()
     if before is not None and not needs_merging(before, drafts, config.search):
-        search, evaluation = before.manifest["search"], before.evaluation
+        search, evaluation, asked = before.manifest["search"], before.evaluation, before.manifest["asked"]
     else:
         if before is not None:
             drafts, segments, gone = merged_drafts(config.out / "segments", before, gone, drafts), [], {}
         evaluation = equip(drafts, {}, config.search, progress)
         search = evaluation.pop("search")
-    entries = [seal_segment(draft, config.out / "segments") for draft in drafts]
+    for entry in (seal_segment(draft, config.out / "segments") for draft in drafts):
+        if entry in segments:  # all of it was deleted or replaced, and is back
+            gone.pop(entry["id"])
+        else:
+            segments.append(entry)
     manifest = {
-        "dim": encoder.dim, "metric": "cosine", "search": search, "asked": _asked(config.search),
+        "dim": encoder.dim, "metric": "cosine", "search": search, "asked": asked,
         "encoder": _describe_encoder(encoder, config.shards), "run": os.path.relpath(config.run, config.out),
-        "sources": sources, "segments": [*segments, *entries], "parent": before.id if before else None,
+        "sources": sources, "segments": segments, "parent": before.id if before else None,
     }  # fmt: skip
     publish(config.out, manifest, evaluation, gone)
 

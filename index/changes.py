@@ -24,13 +24,13 @@ from .snapshot import (
     MANIFEST,
     Snapshot,
     Tombstones,
+    changing,
     current_id,
     open_snapshot,
     publish,
     read_manifest,
     set_current,
     snapshot_faults,
-    writing,
 )
 from .where import Where
 
@@ -96,7 +96,7 @@ def delete_items(
         IndexStoreError: an item is not there, nothing was chosen, or nothing would be left.
         QueryError: the filter names what no item has.
     """
-    with writing(root):
+    with changing(root):
         snapshot = open_snapshot(root)
         chosen = _chosen(snapshot, set(item_ids), set(keys), where)
         count = sum(len(rows) for rows in chosen.values())
@@ -119,7 +119,7 @@ def compact(root: Path, search: SearchConfig, progress: Progress = lambda done, 
         IndexStoreError: the index is damaged, or memory does not suffice.
         GateError: the recall is not reached.
     """
-    with writing(root):
+    with changing(root):
         snapshot = open_snapshot(root)
         most = max((snapshot.count(s.modality) for s in snapshot.segments), default=0)
         check_memory(most, snapshot.manifest["dim"], search)
@@ -127,7 +127,8 @@ def compact(root: Path, search: SearchConfig, progress: Progress = lambda done, 
         evaluation = equip(drafts, {}, search, progress)
         found = evaluation.pop("search")
         entries = [seal_segment(draft, root / "segments") for draft in drafts]
-        manifest = snapshot.manifest | {"segments": entries, "search": found, "parent": snapshot.id}
+        changed = {"segments": entries, "search": found, "asked": search.asked(), "parent": snapshot.id}
+        manifest = snapshot.manifest | changed
         name = publish(root, manifest, evaluation)
         return Changed(name, open_snapshot(root, name).counts())
 
@@ -138,7 +139,7 @@ def rollback(root: Path, snapshot_id: str | None = None) -> Changed:
     Raises:
         IndexStoreError: there is no such snapshot, or it is damaged.
     """
-    with writing(root):
+    with changing(root):
         if snapshot_id is None:
             parent = read_manifest(root)[1]["parent"]
             if parent is None:
@@ -158,7 +159,7 @@ def clean(root: Path, grace_s: float = GRACE_S) -> Cleaned:
         root: folder of the index.
         grace_s: younger snapshots stay, as do those that a process has open.
     """
-    with writing(root):
+    with changing(root):
         current = current_id(root)
         others = [path for path in sorted((root / "snapshots").iterdir()) if path.name != current]
         old = [path for path in others if time.time() - path.stat().st_mtime >= grace_s]

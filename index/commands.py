@@ -2,7 +2,7 @@
 
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -16,15 +16,26 @@ if TYPE_CHECKING:
 app = typer.Typer(help="What an index was and is: list, verify, roll back, delete, compact.", no_args_is_help=True)
 
 Index = Annotated[Path, typer.Argument(help="Folder of the index.")]
-Recall = Annotated[float, typer.Option(help="Recall at 10 and 100 that every direction must reach, or be exact.")]
+Recall = Annotated[
+    float | None,
+    typer.Option(
+        help="Recall at 10 and 100 that every direction must reach, or be exact. [default: as before, or 0.95]"
+    ),
+]
 Memory = Annotated[
     float | None, typer.Option(metavar="GB", help="Most memory, in 10^9 bytes. [default: what is available]")
 ]
-Exact = Annotated[bool, typer.Option("--exact", help="Compare every query with every item, however many there are.")]
+Exact = Annotated[
+    bool | None,
+    typer.Option("--exact/--no-exact", help="Compare every query with every item, however many. [default: as before]"),
+]
 Factory = Annotated[
     str | None, typer.Option(metavar="STRING", help="FAISS index to use, such as IVF1024,PQ128x4fsr; gated as ours.")
 ]
-Seed = Annotated[int, typer.Option(help="Of training samples and of the queries that measure recall.")]
+Seed = Annotated[
+    int | None,
+    typer.Option(help="Of training samples and of the queries that measure recall. [default: as before, or 0]"),
+]
 
 
 def index(
@@ -36,11 +47,11 @@ def index(
     embeddings: Annotated[
         Path | None, typer.Option(metavar="DIR", help="What `unibrivl embed` wrote for these shards.")
     ] = None,
-    recall: Recall = 0.95,
+    recall: Recall = None,
     memory: Memory = None,
-    exact: Exact = False,
+    exact: Exact = None,
     factory: Factory = None,
-    seed: Seed = 0,
+    seed: Seed = None,
     image_tower: Moved = None,
     as_json: Json = False,
 ) -> None:
@@ -52,13 +63,15 @@ def index(
     Example: unibrivl index try/run try/shards --out try/index
     """
     from .build import IndexConfig, build_index
+    from .snapshot import asked_before
 
     if append and upsert:
         raise typer.BadParameter("--append and --upsert exclude each other; --upsert replaces what is there already")
+    before = asked_before(out) if append or upsert else {}
     with usage():
         config = IndexConfig(
             run=run, shards=shards, out=out, image_tower=image_tower, embeddings=embeddings,
-            search=_search(recall, memory, exact, factory, seed),
+            search=_search(before, recall=recall, memory_gb=memory, exact=exact, factory=factory, seed=seed),
             mode="append" if append else "upsert" if upsert else "replace",
         )  # fmt: skip
     with bar("index") as step:
@@ -160,11 +173,11 @@ def delete_command(
 @app.command("compact")
 def compact_command(
     index: Index,
-    recall: Recall = 0.95,
+    recall: Recall = None,
     memory: Memory = None,
-    exact: Exact = False,
+    exact: Exact = None,
     factory: Factory = None,
-    seed: Seed = 0,
+    seed: Seed = None,
     as_json: Json = False,
 ) -> None:
     """Merge all segments into one a modality, without what was deleted, and measure its recall again.
@@ -172,9 +185,12 @@ def compact_command(
     Example: unibrivl snapshots compact try/index
     """
     from .changes import compact
+    from .snapshot import asked_before
 
+    with usage():
+        search = _search(asked_before(index), recall=recall, memory_gb=memory, exact=exact, factory=factory, seed=seed)
     with bar("compact") as step:
-        changed = compact(index, _search(recall, memory, exact, factory, seed), step)
+        changed = compact(index, search, step)
     _tell(index, changed, as_json)
 
 
@@ -201,11 +217,10 @@ def clean_command(
     typer.echo(f"{removed}, {cleaned.bytes / 1e6:.1f} MB{held}")
 
 
-def _search(recall: float, memory: float | None, exact: bool, factory: str | None, seed: int) -> "SearchConfig":
-    from .plan import SearchConfig
+def _search(before: dict[str, Any], **given: Any) -> "SearchConfig":
+    from .plan import as_asked
 
-    with usage():
-        return SearchConfig(recall=recall, memory_gb=memory, exact=exact, factory=factory, seed=seed)
+    return as_asked(before, {name: value for name, value in given.items() if value is not None})
 
 
 def _tell(index: Path, changed: "Changed", as_json: bool) -> None:

@@ -3,7 +3,9 @@
 Starting points by size are those of the design notes; the recall gate measures the candidates and chooses.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -46,9 +48,27 @@ class SearchConfig:
         if self.factory and not self.factory.split(",")[0].startswith("IVF"):
             raise ValueError(f"factory is {self.factory!r}, want an inverted-file index such as 'IVF1024,PQ128x4fsr'")
 
+    def asked(self) -> dict[str, Any]:
+        """Return what decides the index, for its manifest."""
+        return {"recall": self.recall, "exact": self.exact, "factory": self.factory, "seed": self.seed}
+
     def is_approximate(self, rows: int, dim: int) -> bool:
         """Tell whether a segment of this size gets an ANN index."""
         return not self.exact and (self.factory is not None or rows * dim > EXACT_MAX_NUMBERS)
+
+
+def as_asked(before: Mapping[str, Any], given: Mapping[str, Any]) -> SearchConfig:
+    """Return what an index was asked for before, as its manifest has it, changed by what is given now.
+
+    Raises:
+        ValueError: as `SearchConfig`; `exact` and `factory` put each other out only where one is of before.
+    """
+    kept = dict(before)
+    if given.get("exact"):
+        kept.pop("factory", None)
+    if given.get("factory"):
+        kept.pop("exact", None)
+    return SearchConfig(**kept | dict(given))
 
 
 @dataclass(frozen=True, slots=True)

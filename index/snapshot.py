@@ -145,6 +145,23 @@ def writing(root: Path) -> Iterator[None]:
         raise IndexStoreError(f"{e.filename or root}: cannot be written ({e.strerror or e})") from e
 
 
+@contextmanager
+def changing(root: Path) -> Iterator[None]:
+    """As `writing`, in an index that must be there; its `CURRENT` may be lost.
+
+    Raises:
+        IndexStoreError: there is none, or as `writing`.
+    """
+    if not (root / "snapshots").is_dir():
+        raise _no_index(root)
+    with writing(root):
+        yield
+
+
+def _no_index(root: Path) -> IndexStoreError:
+    return IndexStoreError(f"{root} is no index; make one with `unibrivl index RUN SHARDS --out {root}`")
+
+
 def _clear(root: Path) -> None:
     remove_leftovers(root)
     for name in ("snapshots", "segments"):
@@ -203,7 +220,7 @@ def current_id(root: Path) -> str:
     except (OSError, ValueError):
         name, rest = "", []
     if len(name) != ID_DIGITS or rest != [""] or not (root / "snapshots" / name).is_dir():
-        raise IndexStoreError(f"{root} is no index; make one with `unibrivl index RUN SHARDS --out {root}`")
+        raise _no_index(root)
     return name
 
 
@@ -226,6 +243,15 @@ def read_manifest(root: Path, snapshot_id: str | None = None) -> tuple[str, dict
     if manifest["format"] != INDEX_FORMAT:
         raise IndexStoreError(f"{root}: index format {manifest['format']}, this program reads {INDEX_FORMAT}")
     return name, manifest
+
+
+def asked_before(root: Path) -> dict[str, Any]:
+    """Return what kind of search the current snapshot was asked for; empty if there is none.
+
+    Raises:
+        IndexStoreError: it is damaged or of another format.
+    """
+    return read_manifest(root)[1]["asked"] if (root / "CURRENT").exists() else {}
 
 
 def open_snapshot(root: Path, snapshot_id: str | None = None) -> Snapshot:
@@ -290,7 +316,10 @@ def _hold(path: Path) -> int | None:
     except OSError:
         return None
     fcntl.flock(fd, fcntl.LOCK_SH)
-    if path.exists():
-        return fd
+    try:
+        if os.path.samestat(os.fstat(fd), path.stat()):
+            return fd
+    except OSError:
+        pass
     os.close(fd)
     return None

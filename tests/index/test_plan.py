@@ -2,7 +2,15 @@
 
 import pytest
 
-from unibrivl.index.plan import SearchConfig, chosen_factories, code_bytes, estimate_memory, factories, num_lists
+from unibrivl.index.plan import (
+    SearchConfig,
+    as_asked,
+    chosen_factories,
+    code_bytes,
+    estimate_memory,
+    factories,
+    num_lists,
+)
 
 
 @pytest.mark.parametrize(
@@ -63,3 +71,15 @@ def test_little_memory_leaves_out_the_larger_candidate() -> None:
 def test_what_cannot_be_met_is_refused(fields: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         SearchConfig(**fields)
+
+
+def test_what_was_asked_before_holds_unless_it_is_given_anew() -> None:
+    before = SearchConfig(recall=0.9, exact=True, seed=3).asked()
+    assert as_asked({}, {}) == SearchConfig()
+    assert as_asked(before, {"memory_gb": 4}) == SearchConfig(recall=0.9, exact=True, seed=3, memory_gb=4)
+    assert as_asked(before, {"exact": False, "seed": 5}) == SearchConfig(recall=0.9, seed=5)
+    by_name = as_asked(before, {"factory": "IVF16,SQ8"})
+    assert by_name == SearchConfig(recall=0.9, factory="IVF16,SQ8", seed=3)
+    assert as_asked(by_name.asked(), {"exact": True}) == SearchConfig(recall=0.9, exact=True, seed=3)
+    with pytest.raises(ValueError, match="exclude each other"):
+        as_asked(before, {"exact": True, "factory": "IVF16,SQ8"})
