@@ -24,6 +24,9 @@ settings.register_profile("ci", derandomize=True, deadline=None)
 if os.environ.get("CI"):
     settings.load_profile("ci")
 
+# Two threads a process cost more than they give where the models are tiny and other processes are busy.
+os.environ["OMP_NUM_THREADS"] = "1"
+
 FOLDERS = ("reference", "data")
 BROWSER_FLAGS = (
     "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-dev-shm-usage", "--no-first-run",
@@ -51,9 +54,12 @@ def folder(request: pytest.FixtureRequest) -> Callable[[str], Path]:
     return find
 
 
-@pytest.fixture(scope="session", autouse=True)
-def _one_thread() -> None:
-    """Two threads a process cost more than they give where the models are tiny and other processes are busy."""
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup() -> None:
+    """Set one thread again: a command run in this process, `serve` for one, may have set another number.
+
+    A run is the same to the bit only on the same number of threads, and session fixtures are made at any time.
+    """
     if "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(1)
 
