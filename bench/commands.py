@@ -272,7 +272,8 @@ def speed_serve(
     index: Annotated[Path, typer.Argument(help="Index to serve.")],
     quick: Quick = False,
     clients: Annotated[int, typer.Option(help="Clients that ask at once.")] = 64,
-    seconds: Annotated[float | None, typer.Option(help="How long they ask. (default: 60)")] = None,
+    seconds: Annotated[float | None, typer.Option(help="How long a round is. (default: 60)")] = None,
+    rounds: Annotated[int | None, typer.Option(help="Rounds; the last counts. (default: 5)")] = None,
     max_waiting: Annotated[int, typer.Option(help="As of unibrivl serve.")] = 64,
     out: Out = None,
     as_json: Json = False,
@@ -284,10 +285,12 @@ def speed_serve(
     from .speed_serve import COLUMNS, ServeSpeedConfig, measure_serve, rows
 
     with usage():
-        config = ServeSpeedConfig(index=index, clients=clients, seconds=seconds, max_waiting=max_waiting, quick=quick)
+        config = ServeSpeedConfig(
+            index=index, clients=clients, seconds=seconds, rounds=rounds, max_waiting=max_waiting, quick=quick
+        )
     with bar("serve") as step:
         result = measure_serve(config, step)
-    _show_speed(result, COLUMNS, rows(result), ("memory_mb", "memory_growth_mb"), out, as_json)
+    _show_speed(result, COLUMNS, rows(result), ("memory_growth_mb",), out, as_json)
 
 
 def _show_speed(

@@ -1,7 +1,7 @@
 """`bench speed serve`: many clients on loopback, each asking one question after the other.
 
-The server is the command in a process of its own. First one client asks alone, then all of them at once, as long before
-it counts as while it does; a quarter of the questions bring a sound, a quarter a picture, the others name an item. The
+The server is the command in a process of its own. First one client asks alone, then all of them at once, in rounds of
+which the last counts; a quarter of the questions bring a sound, a quarter a picture, the others name an item. The
 clients run on the same cores as the server, in one process of Python, so what is told is what this machine gives with
 both on it.
 """
@@ -33,7 +33,7 @@ from .errors import BenchError
 from .speed import Progress, figure, fill_in, no_progress, versions
 
 COLUMNS = ("who asks", "questions", "answers/s", "told to come again", "p50 ms", "p95 ms", "p99 ms")
-SIZES = {True: {"seconds": 8.0, "alone": 40}, False: {"seconds": 60.0, "alone": 200}}
+SIZES = {True: {"seconds": 4.0, "alone": 40, "rounds": 2}, False: {"seconds": 60.0, "alone": 200, "rounds": 5}}
 """By whether it is quick."""
 KINDS = ("sound", "picture", "item", "item")
 PACKAGES = ("fastapi", "uvicorn", "starlette", "h11")
@@ -47,7 +47,9 @@ class ServeSpeedConfig:
     index: Path
     clients: int = 64
     seconds: float | None = None
-    """How long all clients ask."""
+    """How long all clients ask in a round."""
+    rounds: int | None = None
+    """How often they do; the last is timed, and the server's memory is told after each."""
     alone: int | None = None
     """Questions that one client asks alone."""
     max_waiting: int = 64
@@ -57,7 +59,7 @@ class ServeSpeedConfig:
     def __post_init__(self) -> None:
         """Fill in what depends on `quick`, and refuse what measures nothing."""
         fill_in(self, SIZES[self.quick])
-        check_ranges(self, clients=(1, 1000), seconds=(0.5, 3600), alone=(4, 100_000), max_waiting=(1, 100_000))
+        check_ranges(self, clients=(1, 1000), seconds=(0.5, 3600), alone=(4, 100_000), rounds=(1, 1000), max_waiting=(1, 100_000))
 
 
 def measure_serve(config: ServeSpeedConfig, progress: Progress = no_progress) -> dict[str, Any]:
@@ -74,14 +76,18 @@ def measure_serve(config: ServeSpeedConfig, progress: Progress = no_progress) ->
         alone = _ask(address, questions, config.alone or 0)
         alone_s = time.perf_counter() - began
         progress(1, 2, f"{config.clients} clients")
-        _ask_all(config, address, questions, config.seconds or 0)  # batches of every size take the memory they keep
-        began_mb = _memory_mb(process)
-        asked, all_s = _ask_all(config, address, questions, config.seconds or 0)
-        ended_mb = _memory_mb(process)
+        # what batches of every size keep of the memory they took: flat means that it ends
+        memory_mb = [_memory_mb(process)]
+        asked, all_s = [], 0.0
+        for _ in range(config.rounds or 0):
+            asked, all_s = _ask_all(config, address, questions, config.seconds or 0)
+            memory_mb.append(_memory_mb(process))
     return {
         "alone": _figures([alone], alone_s), "together": _figures(asked, all_s), "clients": config.clients,
-        "seconds": config.seconds, "max_waiting": config.max_waiting, "memory_mb": figure(ended_mb),
-        "memory_growth_mb": figure(ended_mb - began_mb), "versions": versions(PACKAGES), "environment": environment(),
+        "seconds": config.seconds, "max_waiting": config.max_waiting,
+        "memory_mb": [figure(value) for value in memory_mb],
+        "memory_growth_mb": figure(memory_mb[-1] - memory_mb[-2]),
+        "versions": versions(PACKAGES), "environment": environment(),
     }  # fmt: skip
 
 

@@ -10,13 +10,14 @@ from unibrivl.bench.speed_serve import COLUMNS, ServeSpeedConfig, _figures, meas
 
 
 def test_a_short_run_gives_every_figure(index: Path) -> None:
-    result = measure_serve(ServeSpeedConfig(index=index, clients=8, seconds=1.0, alone=8, max_waiting=4))
+    result = measure_serve(ServeSpeedConfig(index=index, clients=8, seconds=1.0, alone=8, rounds=2, max_waiting=4))
     alone, together = result["alone"], result["together"]
     assert alone["questions"] == alone["answers"] == 8 and alone["busy"] == 0
     assert together["answers"] + together["busy"] == together["questions"] and together["answers"] > 0
     assert together["busy"] > 0  # eight clients, four at once
     for told in (alone, together):
         assert 0 < told["p50_ms"] <= told["p95_ms"] <= told["p99_ms"] <= told["max_ms"]
+    assert len(result["memory_mb"]) == 3 and min(result["memory_mb"]) > 100
     assert all(len(row) == len(COLUMNS) for row in rows(result))
     json.dumps(result, allow_nan=False)
 
