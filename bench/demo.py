@@ -23,7 +23,7 @@ class Recipe:
     """How a sample corpus is taken from package to page on two cores."""
 
     shard_clips: int
-    train: tuple[str, ...]
+    train: str
     """Options of `unibrivl train`."""
     query_split: str
     gallery_split: str
@@ -36,7 +36,7 @@ class Recipe:
 RECIPES = {
     "stamps": Recipe(
         shard_clips=128,
-        train=("--epochs", "8", "--batch-size", "32", "--lr", "5e-4", "--set", "clip_s=1.6", "--set", "num_mels=64"),
+        train="--language-tower tdnn --epochs 30 --batch-size 64 --lr 1e-3 --set clip_s=1.6",
         query_split="test",
         gallery_split="test",
         ridge=True,
@@ -51,18 +51,7 @@ RECIPES = {
     ),
     "film": Recipe(
         shard_clips=32,
-        train=(
-            "--epochs",
-            "16",
-            "--validate-every",
-            "4",
-            "--batch-size",
-            "32",
-            "--set",
-            "num_mels=64",
-            "--set",
-            "hop=706",
-        ),
+        train="--epochs 16 --validate-every 4 --batch-size 32 --set num_mels=64 --set hop=706",
         query_split="test",
         gallery_split="train",
         ridge=False,
@@ -157,6 +146,6 @@ def _commands(config: DemoConfig, recipe: Recipe, root: Path) -> dict[str, list[
             "ingest", f"{sample}/list.csv", shards, "--media-dir", f"{sample}/media",
             "--shard-clips", str(recipe.shard_clips),
         ],
-        "train": ["train", shards, "--out", run, "--seed", str(config.seed), *recipe.train],
+        "train": ["train", shards, "--out", run, "--seed", str(config.seed), *shlex.split(recipe.train)],
         "index": ["index", run, shards, "--out", index],
     }  # fmt: skip
