@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from ..index.pipelines import need_diffusers
+from ..index.pipelines import load_diffusers
 
 WIDTH = 8
 """Of the text encoder, and of what the network attends to."""
@@ -45,29 +45,28 @@ def make_tiny_pipeline(config: TinyPipelineConfig) -> Path:
     Raises:
         PipelineError: diffusers is not installed.
     """
-    need_diffusers()
-    from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+    diffusers = load_diffusers()
 
     state = torch.get_rng_state()
     torch.manual_seed(config.seed)
-    unet = UNet2DConditionModel(
+    unet = diffusers.UNet2DConditionModel(
         block_out_channels=(4, 8), layers_per_block=1, sample_size=config.side_px // 2, in_channels=4, out_channels=4,
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"), up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
         cross_attention_dim=WIDTH, attention_head_dim=2, norm_num_groups=2,
     )  # fmt: skip
-    vae = AutoencoderKL(
+    vae = diffusers.AutoencoderKL(
         block_out_channels=(4, 8), in_channels=3, out_channels=3, latent_channels=4, norm_num_groups=2,
         down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2,
     )  # fmt: skip
-    scheduler = DDIMScheduler(
+    scheduler = diffusers.DDIMScheduler(
         beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False, set_alpha_to_one=False,
         steps_offset=1,
     )  # fmt: skip
     words = _text_side()
     guard = {"safety_checker": None, "feature_extractor": None} if config.flag_above is None else _guard(config)
-    pipeline: Any = StableDiffusionPipeline(
+    pipeline = diffusers.StableDiffusionPipeline(
         vae=vae, unet=unet, scheduler=scheduler, requires_safety_checker=config.flag_above is not None, **words, **guard
-    )  # type: ignore[arg-type]
+    )
     torch.set_rng_state(state)
     pipeline.save_pretrained(config.out)
     return config.out
@@ -81,11 +80,11 @@ def _text_side() -> dict[str, Any]:
     letters = sorted(ByteLevel.alphabet())
     tokens = [*letters, *(f"{letter}</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
     numbers = {token: number for number, token in enumerate(tokens)}
-    tokenizer = CLIPTokenizer(vocab=numbers, merges=[], model_max_length=TOKENS)
+    tokenizer: Any = CLIPTokenizer(vocab=numbers, merges=[], model_max_length=TOKENS)
     config = CLIPTextConfig(
         vocab_size=len(tokens), hidden_size=WIDTH, intermediate_size=16, num_attention_heads=2, num_hidden_layers=2,
-        max_position_embeddings=TOKENS, projection_dim=WIDTH, bos_token_id=len(tokens) - 2, eos_token_id=len(tokens) - 1,
-        pad_token_id=len(tokens) - 1,
+        max_position_embeddings=TOKENS, projection_dim=WIDTH, bos_token_id=len(tokens) - 2,
+        eos_token_id=len(tokens) - 1, pad_token_id=len(tokens) - 1,
     )  # fmt: skip
     return {"text_encoder": CLIPTextModel(config), "tokenizer": tokenizer}
 
@@ -100,10 +99,10 @@ def _guard(config: TinyPipelineConfig) -> dict[str, Any]:
         "hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2,
         "image_size": 16, "patch_size": 8,
     }  # fmt: skip
-    checker = StableDiffusionSafetyChecker(CLIPConfig(vision_config=vision, projection_dim=WIDTH))
+    checker: Any = StableDiffusionSafetyChecker(CLIPConfig(vision_config=vision, projection_dim=WIDTH))
     checker.concept_embeds.data = torch.randn(17, WIDTH)
     checker.special_care_embeds.data = torch.randn(3, WIDTH)
-    checker.concept_embeds_weights.data = torch.full((17,), config.flag_above)
+    checker.concept_embeds_weights.data = torch.full((17,), config.flag_above or 0.0)
     checker.special_care_embeds_weights.data = torch.full((3,), FLAG_NOTHING)
-    extractor = CLIPImageProcessor(size=side, crop_size=side)
+    extractor: Any = CLIPImageProcessor(size=side, crop_size=side)
     return {"safety_checker": checker, "feature_extractor": extractor}

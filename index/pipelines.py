@@ -86,8 +86,8 @@ class Pipeline:
         }  # fmt: skip
 
 
-def need_diffusers() -> None:
-    """Make sure that diffusers can be loaded.
+def load_diffusers() -> Any:
+    """Return the module `diffusers`, without its bars and warnings.
 
     Raises:
         PipelineError: it is not installed.
@@ -100,6 +100,7 @@ def need_diffusers() -> None:
         ) from e
     diffusers.utils.logging.disable_progress_bar()
     diffusers.utils.logging.set_verbosity_error()
+    return diffusers
 
 
 def open_pipeline(config: PipelineConfig) -> Pipeline:
@@ -109,16 +110,14 @@ def open_pipeline(config: PipelineConfig) -> Pipeline:
         PipelineError: diffusers is missing, the folder is missing, damaged, no text-to-image pipeline or one with code
             of its own, it cannot be had offline, or memory does not suffice.
     """
-    need_diffusers()
-    from diffusers import AutoPipelineForText2Image
-
+    diffusers = load_diffusers()
     folder = local_folder(config.name)
     described = check_folder(folder)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     if config.offload != "none" and device == "cpu":
         raise PipelineError(f"--offload {config.offload} needs a GPU, and this machine has none; leave it out")
     with refused(f"{folder}: not loaded by diffusers"), quiet_transformers():
-        pipe: Any = AutoPipelineForText2Image.from_pretrained(
+        pipe: Any = diffusers.AutoPipelineForText2Image.from_pretrained(
             folder, use_safetensors=True, local_files_only=True, dtype=_dtype(device), **_absent(described)
         )
     pipe.set_progress_bar_config(disable=True)
@@ -139,10 +138,10 @@ def local_folder(name: str) -> Path:
         return folder
     if name.count("/") != 1 or name.startswith((".", "/", "~")) or name.endswith("/"):
         raise PipelineError(f"{name}: there is no such folder; want one that diffusers wrote, or a hub id (owner/name)")
-    from diffusers import DiffusionPipeline
-
     try:
-        return Path(DiffusionPipeline.download(name, use_safetensors=True, local_files_only=_is_offline()))
+        return Path(
+            load_diffusers().DiffusionPipeline.download(name, use_safetensors=True, local_files_only=_is_offline())
+        )
     except Exception as e:  # the hub's client raises many kinds
         raise PipelineError(
             f"{name}: no such folder here, and not to be had from the hub ({first_line(e)}); give a local folder, "
@@ -239,9 +238,9 @@ def library_versions() -> dict[str, str]:
 
 def _check_class(folder: Path, name: str) -> None:
     """Refuse what diffusers does not list as a text-to-image pipeline."""
-    from diffusers.pipelines.auto_pipeline import AUTO_TEXT2IMAGE_PIPELINES_MAPPING as KNOWN  # noqa: N811
+    from diffusers.pipelines.auto_pipeline import AUTO_TEXT2IMAGE_PIPELINES_MAPPING
 
-    if name not in {known.__name__ for known in KNOWN.values()}:
+    if name not in {known.__name__ for known in AUTO_TEXT2IMAGE_PIPELINES_MAPPING.values()}:
         raise PipelineError(
             f"{folder} holds a {name[:60]}, which makes no pictures from text; want StableDiffusionPipeline, "
             "FluxPipeline or another text-to-image pipeline"
