@@ -115,17 +115,18 @@ def _print(generation: "Generation") -> None:
     if drawn:
         print_table("prompts drawn from the sound", ("prompt", "label", "share"), drawn)
     rows = [
-        (str(one.ranked.rank), f"{one.ranked.score:.3f}", _number(one.ranked.calibrated, "+.2f"),
+        (str(one.ranked.rank), f"{one.ranked.score:z.3f}", _number(one.ranked.calibrated, "+z.2f"),
          _number(one.ranked.percentile, ".1f"), generation.prompts[one.tried.candidate.prompt].text,
          str(one.tried.candidate.seed), one.tried.made.path.name)
         for one in generation.kept if one.ranked is not None and one.tried.made is not None
     ]  # fmt: skip
     print_table("kept", ("", "cosine", "deviations", "above %", "prompt", "seed", "file"), rows)
+    columns = ("", "cosine", "deviations", *["judge"] * (generation.judge is not None))
     worth = [
-        (one.name, f"{one.score:.3f}", _number(one.z, "+.2f"), _number(one.judged, ".3f"))
+        (one.name, f"{one.score:z.3f}", _number(one.z, "+z.2f"), _number(one.judged, "z.3f"))[: len(columns)]
         for one in baselines(generation)
     ]
-    print_table("what the choice is worth", ("", "cosine", "deviations", "judge"), worth)
+    print_table("what the choice is worth", columns, worth)
     dropped = sum(bool(one.tried.dropped) for one in generation.placed)
     out = generation.config.out
     typer.echo(

@@ -28,9 +28,11 @@ def generation_page(generation: Generation, sheet: bytes) -> Page:
     return Page(
         title=f"Pictures for {name}",
         paragraphs=(_summary(generation, count),),
-        tables=tuple(table for table in (_worth(generation), _prompts(generation)) if table.rows),
-        questions=(question,), facts=_facts(generation),
-        figures=(*_curves(generation), Figure(caption="All candidates, best first", image=sheet, curve=None, note="")),
+        tables=(), questions=(question,), facts=_facts(generation),
+        figures=(
+            *(Figure(table=table) for table in (_worth(generation), _prompts(generation)) if table.rows),
+            *_curves(generation), Figure(caption="All candidates, best first", image=sheet),
+        ),
     )  # fmt: skip
 
 
@@ -64,8 +66,8 @@ def _card(generation: Generation, one: Placed) -> Card:
     how = Image.Resampling.NEAREST if enlarged else Image.Resampling.BICUBIC
     picture.resize(size, how).save(buffer, "JPEG", quality=QUALITY)
     details = [f"seed {one.tried.candidate.seed}"]
-    if ranked.calibrated is not None and ranked.percentile is not None:
-        details += [f"{ranked.calibrated:+.2f} deviations", f"above {ranked.percentile:.0f} % of random pairs"]
+    if ranked.percentile is not None:
+        details.append(f"above {ranked.percentile:.0f} % of random pairs")
     if one.judged is not None:
         details.append(f"judge {one.judged:.3f}")
     return Card(
@@ -79,7 +81,7 @@ def _worth(generation: Generation) -> Table:
     judged, deviations = generation.judge is not None, any(one.z is not None for one in found)
     columns = ["which picture", "cosine with the sound", *["deviations"] * deviations, *["judge"] * judged]
     rows = [
-        (one.name, f"{one.score:.3f}", *([_signed(one.z)] * deviations), *([_plain(one.judged)] * judged))
+        (one.name, f"{one.score:z.3f}", *([_signed(one.z)] * deviations), *([_plain(one.judged)] * judged))
         for one in found
     ]  # fmt: skip
     notes = ["Deviations count from the mean of random pairs."] * deviations
@@ -107,11 +109,11 @@ def _curves(generation: Generation) -> tuple[Figure, ...]:
     if len(gain) > 1:
         curve = Curve(x_label="candidates", y_label="cosine", points=tuple(gain))
         note = "The mean best of so many of these candidates, drawn without putting back."
-        return (Figure(caption="Best cosine to expect of n candidates", image=None, curve=curve, note=note),)
+        return (Figure(caption="Best cosine to expect of n candidates", curve=curve, note=note),)
     spent = spent_curve(generation)
     if len(spent) > 1:
         curve = Curve(x_label="evaluations of the network", y_label="cosine", points=tuple(spent))
-        return (Figure(caption="Best cosine so far", image=None, curve=curve, note="In the order of the trials."),)
+        return (Figure(caption="Best cosine so far", curve=curve, note="In the order of the trials."),)
     return ()
 
 
@@ -131,8 +133,8 @@ def _facts(generation: Generation) -> tuple[tuple[str, str], ...]:
 
 
 def _signed(value: float | None) -> str:
-    return "" if value is None else f"{value:+.2f}"
+    return "" if value is None else f"{value:+z.2f}"
 
 
 def _plain(value: float | None) -> str:
-    return "" if value is None else f"{value:.3f}"
+    return "" if value is None else f"{value:z.3f}"

@@ -96,7 +96,8 @@ def _draw_cell(sheet: Image.Image, draw: ImageDraw.ImageDraw, one: Placed, x: in
         return
     picture = Image.fromarray(shown.picture)
     scale = CELL_PX / max(picture.size)
-    small = picture.resize((round(picture.width * scale), round(picture.height * scale)), Image.Resampling.BICUBIC)
+    how = Image.Resampling.BICUBIC if scale < 1 else Image.Resampling.NEAREST
+    small = picture.resize((round(picture.width * scale), round(picture.height * scale)), how)
     sheet.paste(small, (x + (CELL_PX - small.width) // 2, y + (CELL_PX - small.height) // 2))
     if one.kept:
         draw.rectangle((x - 3, y - 3, x + CELL_PX + 2, y + CELL_PX + 2), outline="#17693f", width=3)
@@ -105,7 +106,7 @@ def _draw_cell(sheet: Image.Image, draw: ImageDraw.ImageDraw, one: Placed, x: in
 def _caption(one: Placed) -> tuple[str, str]:
     if one.ranked is None:
         return one.tried.dropped.split(" after ")[0].split(" by ")[0], MUTED
-    return f"{one.ranked.rank}   {one.ranked.score:.3f}", INK
+    return f"{one.ranked.rank}   {one.ranked.score:z.3f}", INK
 
 
 def _more(generation: Generation, one: Placed) -> dict[str, Any]:

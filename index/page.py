@@ -72,7 +72,7 @@ class Question:
     gallery: int | None
     """How many clips were searched; None where unknown."""
     large: bool = False
-    """Shows the pictures of the answers as large as fits, where they are what the page is about."""
+    """Shows the pictures of the answers large: they were made for the sound, and are what the page is about."""
 
     def __post_init__(self) -> None:
         """Refuse a modality that the page cannot show."""
@@ -132,18 +132,20 @@ class Curve:
     def ends(self) -> tuple[tuple[str, str], tuple[str, str]]:
         """Return least and largest x and y as texts."""
         xs, ys = zip(*self.points, strict=True)
-        return (f"{min(xs):,g}", f"{max(xs):,g}"), (f"{min(ys):.3f}", f"{max(ys):.3f}")
+        return (f"{min(xs):,g}", f"{max(xs):,g}"), (f"{min(ys):z.3f}", f"{max(ys):z.3f}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Figure:
-    """One wide picture or curve with its caption."""
+    """One wide picture, one curve or one table below the queries."""
 
-    caption: str
-    image: bytes | None
+    caption: str = ""
+    """Of a picture or curve; a table has its own."""
+    image: bytes | None = None
     """A JPEG or PNG file."""
-    curve: Curve | None
-    note: str
+    curve: Curve | None = None
+    table: Table | None = None
+    note: str = ""
     """How to read it; empty for none."""
 
 
