@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from ..index.pipelines import load_diffusers
+from ..index.pipelines import load_diffusers, quiet_transformers
 
 WIDTH = 8
 """Of the text encoder, and of what the network attends to."""
@@ -68,7 +68,8 @@ def make_tiny_pipeline(config: TinyPipelineConfig) -> Path:
         vae=vae, unet=unet, scheduler=scheduler, requires_safety_checker=config.flag_above is not None, **words, **guard
     )
     torch.set_rng_state(state)
-    pipeline.save_pretrained(config.out)
+    with quiet_transformers():
+        pipeline.save_pretrained(config.out)
     return config.out
 
 

@@ -19,7 +19,7 @@ from .denoised import Watched, count_evaluations, decode, watch
 from .errors import PipelineError
 from .memory import available_gb
 from .pictures import Candidate, Made, Shot, png, read_made, write_made
-from .pipelines import Pipeline, first_line, is_out_of_memory
+from .pipelines import Pipeline, first_line, is_out_of_memory, quiet_transformers
 
 MAX_CHUNK = 8
 MEMORY_SHARE = 0.5
@@ -110,7 +110,7 @@ class Studio:
     def _work(self, chunk: Sequence[Candidate], paths: list[Path], steps: int | None) -> list[Made]:
         """Return a chunk's pictures; none where memory did not suffice, and the next chunk is to be smaller."""
         try:
-            with count_evaluations(self.pipeline.denoiser) as passed:
+            with count_evaluations(self.pipeline.denoiser) as passed, quiet_transformers():
                 before = self.probes
                 pictures, flags = self._estimate(chunk, steps) if steps else self._finish(chunk)
             each = (passed() - (self.probes - before)) // len(chunk)
@@ -129,20 +129,24 @@ class Studio:
             return []
 
     def _finish(self, chunk: Sequence[Candidate]) -> tuple[list[np.ndarray], list[bool]]:
+        noise = self._mixed(chunk)
         with watch(self.pipeline.pipe.scheduler, estimates=self.previews is not None) as watched:
-            output = self._call(chunk, watched, stop_after=None)
+            output = self._call(chunk, noise, watched, stop_after=None)
         flags = getattr(output, "nsfw_content_detected", None) or [False] * len(chunk)
         pictures = [(255 * picture).round().astype(np.uint8) for picture in output.images]
         return pictures, [bool(flag) for flag in flags]
 
     def _estimate(self, chunk: Sequence[Candidate], steps: int) -> tuple[list[np.ndarray], list[bool]]:
+        noise = self._mixed(chunk)
         with watch(self.pipeline.pipe.scheduler, estimates=True) as watched:
-            self._call(chunk, watched, stop_after=steps)
+            self._call(chunk, noise, watched, stop_after=steps)
         assert watched.estimate is not None
         return decode(self.pipeline.pipe, watched.estimate, self.shot.size_px), [False] * len(chunk)
 
-    def _call(self, chunk: Sequence[Candidate], watched: Watched, *, stop_after: int | None) -> Any:
-        """Run the pipeline on a chunk; what it returns has no pictures where it is stopped."""
+    def _call(
+        self, chunk: Sequence[Candidate], noise: Tensor | None, watched: Watched, *, stop_after: int | None
+    ) -> Any:
+        """Run the pipeline on a chunk, from its own noise or from `noise`; where it is stopped, no picture comes."""
         shot = self.shot
 
         def after_step(pipe: Any, number: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
@@ -152,8 +156,7 @@ class Studio:
                 self._show(chunk, watched, number)
             return tensors
 
-        mixed = any(len(candidate.seeds) > 1 for candidate in chunk)
-        latents = {"latents": self._latents(chunk)} if mixed else {}
+        latents = {} if noise is None else {"latents": noise}
         output = self.pipeline.pipe(
             [self.prompts[candidate.prompt] for candidate in chunk], num_inference_steps=shot.steps,
             guidance_scale=shot.guidance, width=shot.width_px, height=shot.height_px,
@@ -161,11 +164,14 @@ class Studio:
             output_type="np" if stop_after is None else "latent", callback_on_step_end=after_step,
             **latents, **dict(self.pipeline.family.call),
         )  # fmt: skip
-        if watched.noise is not None and not mixed:
+        if watched.noise is not None and noise is None:
             self._noises |= {candidate.seeds: noise for candidate, noise in zip(chunk, watched.noise, strict=True)}
         return output
 
-    def _latents(self, chunk: Sequence[Candidate]) -> Tensor:
+    def _mixed(self, chunk: Sequence[Candidate]) -> Tensor | None:
+        """Return the noises of a chunk in which some are mixed; None: the pipeline draws them."""
+        if all(len(candidate.seeds) == 1 for candidate in chunk):
+            return None
         noise = torch.stack([self.noise(candidate.seeds, candidate.prompt) for candidate in chunk])
         return noise.to(self.pipeline.device, self.pipeline.denoiser.dtype)
 
@@ -186,7 +192,7 @@ class Studio:
         """Make one step, whose first sample is the noise: pipelines draw and pack it each in their own way."""
         with watch(self.pipeline.pipe.scheduler, estimates=False) as watched:
             with count_evaluations(self.pipeline.denoiser) as passed:
-                self._call([candidate], watched, stop_after=1)
+                self._call([candidate], None, watched, stop_after=1)
             self.probes += passed()
 
     def _show(self, chunk: Sequence[Candidate], watched: Watched, number: int) -> None:
