@@ -47,13 +47,13 @@ class NoiseSearchConfig:
     split: str = "test"
     """Where the sounds are drawn."""
     sounds: int = 10
-    n: int = 20
+    n: int = 40
     """Whole pictures that each method may spend."""
     steps: int = 10
     seed: int = 0
     """Of the tiny pipeline, the sounds and the noises."""
-    pipeline: Path | None = None
-    """Another pipeline than the tiny one."""
+    pipeline: str | None = None
+    """Another pipeline than the tiny one: its folder, or its id on the hub."""
     search: dict[str, Any] = field(default_factory=dict)
     """Settings of `SearchConfig` other than its defaults."""
 
@@ -76,8 +76,8 @@ def measure_noise_search(
     sounds = _sounds(engine, config)
     found: dict[str, list[tuple[float, float, int]]] = {name: [] for name in METHODS}
     with tempfile.TemporaryDirectory() as work:
-        place = config.pipeline or make_tiny_pipeline(TinyPipelineConfig(out=Path(work) / "tiny", seed=config.seed))
-        pipeline = open_pipeline(PipelineConfig(name=str(place)))
+        tiny = TinyPipelineConfig(out=Path(work) / "tiny", seed=config.seed)
+        pipeline = open_pipeline(PipelineConfig(name=config.pipeline or str(make_tiny_pipeline(tiny))))
         for number, sound in enumerate(sounds):
             for name in METHODS:
                 folder = Path(work) / f"{number}-{name}"
@@ -138,8 +138,8 @@ def _result(
     return {
         "bench": "noise-search", "methods": methods, "verifier": engine.fingerprints,
         "judge": judge.describe() | {"folder": config.judge.name},
-        "pipeline": pipeline.describe() | {"name": "tiny" if config.pipeline is None else config.pipeline.name},
-        "config": told | {"pipeline": None if config.pipeline is None else config.pipeline.name},
+        "pipeline": pipeline.describe() | {"name": (config.pipeline and Path(config.pipeline).name) or "tiny"},
+        "config": told | {"pipeline": config.pipeline and Path(config.pipeline).name},
         "defaults": asdict(SearchConfig()), "versions": library_versions(), "environment": environment(),
         "repeats": 1,
     }  # fmt: skip

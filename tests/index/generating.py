@@ -5,6 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from safetensors import safe_open
+from safetensors.torch import save_file
 
 from unibrivl.index.generation import GenerateConfig
 from unibrivl.index.noise_search import SearchConfig
@@ -12,6 +14,7 @@ from unibrivl.index.pictures import Candidate, Shot
 from unibrivl.index.pipelines import Pipeline, PipelineConfig
 from unibrivl.index.prompts import PromptConfig
 from unibrivl.index.studio import Studio
+from unibrivl.model.checkpoint import CHECKPOINT_FILE
 
 SHOT = Shot(steps=4, guidance=7.5, width_px=32, height_px=32, mix=0.5)
 COST = 2 * SHOT.steps
@@ -43,3 +46,15 @@ def seeds(*numbers: int, prompt: int = 0) -> list[Candidate]:
 
 def pictures_of(studio: Studio, candidates: list[Candidate]) -> np.ndarray:
     return np.stack([one.picture for one in studio.make(candidates)])
+
+
+def another_run(run: Path, folder: Path) -> Path:
+    """Write a run with one tensor of the sound model changed, as another training would have it; return `folder`."""
+    with safe_open(run / CHECKPOINT_FILE, framework="pt") as file:
+        # embedding reads no optimiser state
+        tensors = {name: file.get_tensor(name) for name in file.keys() if name.startswith("model.")}  # noqa: SIM118
+        metadata = file.metadata()
+    name = next(name for name in sorted(tensors) if name.startswith("model.language") and tensors[name].ndim == 4)
+    tensors[name] = tensors[name] + 0.1
+    save_file(tensors, folder / CHECKPOINT_FILE, metadata=metadata)
+    return folder
