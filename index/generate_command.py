@@ -59,8 +59,8 @@ def generate(
     search: Annotated[Method, typer.Option(help="Where to look.", rich_help_panel=SEARCHING)] = Method.best,
     preview_steps: Annotated[int | None, typer.Option(help="Of prune.", rich_help_panel=SEARCHING)] = None,
     finalists: Annotated[int | None, typer.Option(help="Of prune.", rich_help_panel=SEARCHING)] = None,
-    neighbours: Annotated[int, typer.Option(help="Of zero-order, a round.", rich_help_panel=SEARCHING)] = 4,
-    mix: Annotated[float, typer.Option(help="Of zero-order: new noise.", rich_help_panel=SEARCHING)] = 0.5,
+    neighbours: Annotated[int, typer.Option(help="Of zero-order, a round.", rich_help_panel=SEARCHING)] = 2,
+    mix: Annotated[float, typer.Option(help="Of zero-order: new noise.", rich_help_panel=SEARCHING)] = 0.3,
     judge: Annotated[
         Path | None, typer.Option(help="Another run or a CLIP folder: a second opinion.", rich_help_panel=CHOOSING)
     ] = None,

@@ -37,10 +37,12 @@ def generation_page(generation: Generation, sheet: bytes) -> Page:
 
 
 def _summary(generation: Generation, count: int) -> str:
-    left = len(generation.placed) - count
-    dropped = f" {left} more were dropped before that, unscored." if left else ""
+    pruned = sum(one.tried.made is None for one in generation.placed)
+    dropped = len(generation.placed) - count - pruned
+    more = f" {pruned} more were given up after a few steps." if pruned else ""
+    more += f" {dropped} were dropped unscored: flagged by the safety checker, or black." if dropped else ""
     return (
-        f"{len(generation.kept)} of {count} pictures, chosen by how near their embeddings lie to the sound's.{dropped} "
+        f"{len(generation.kept)} of {count} pictures, chosen by how near their embeddings lie to the sound's.{more} "
         "The pipeline never heard the sound: it only made pictures of the prompts."
     )
 

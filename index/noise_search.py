@@ -17,11 +17,11 @@ from .studio import Progress, Studio
 
 METHODS = ("best-of-n", "prune", "zero-order")
 MAX_PICTURES = 10_000
-PREVIEW_SHARE = 0.3
-"""Of the steps, after which an estimate shows what a picture will be: measured, docs/generate.md."""
+PREVIEW_SHARE = 0.2
+"""Of the steps, before an estimate is scored; how it was chosen: docs/generate.md."""
 FINALIST_SHARE = 0.4
 """Of n, that pruning finishes."""
-START_SHARE = 0.5
+START_SHARE = 0.25
 """Of n, that the zero-order search draws before it looks around the best."""
 
 Score = Callable[[Sequence[np.ndarray]], np.ndarray]
@@ -38,12 +38,12 @@ class SearchConfig:
     seed: int = 0
     """The first seed; the others count up from it."""
     preview_steps: int | None = None
-    """Of `prune`: steps before an estimate is scored; None: three tenths of all."""
+    """Of `prune`: steps before an estimate is scored; None: a fifth of all."""
     finalists: int | None = None
     """Of `prune`: pictures that are finished; None: two fifths of `n`."""
-    neighbours: int = 4
+    neighbours: int = 2
     """Of `zero-order`: noises that are tried around the best before the best of them takes its place."""
-    mix: float = 0.5
+    mix: float = 0.3
     """Of `zero-order`: share of new noise in a neighbour, above 0 to 1; 1 would be a new noise."""
 
     def __post_init__(self) -> None:

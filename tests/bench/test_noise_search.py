@@ -27,7 +27,7 @@ def test_every_method_spends_the_same_and_is_judged(index: Path, run: Path, tmp_
     assert str(index.parent) not in text and str(tmp_path) not in text
     assert all(len(row) == len(COLUMNS) for row in rows(result))
     with pytest.raises(BenchError, match="sounds in split none, want 5"):
-        measure_noise_search(NoiseSearchConfig(index=index, judge=tmp_path, split="none"))
+        measure_noise_search(NoiseSearchConfig(index=index, judge=tmp_path, sounds=5, split="none"))
 
 
 def test_the_interval_is_students() -> None:
