@@ -5,7 +5,6 @@ Shapes: C candidates.
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from math import lgamma
 from typing import Any
 
 import numpy as np
@@ -89,15 +88,14 @@ def expected_best(scores: Sequence[float]) -> list[float]:
     """
     ascending_C = np.sort(np.asarray(scores, np.float64))
     count = len(ascending_C)
+    factorials = np.concatenate([[0.0], np.cumsum(np.log(np.arange(1, count + 1)))])
     found = []
     for n in range(1, count + 1):
-        shares = [np.exp(_log_choose(i, n - 1) - _log_choose(count, n)) for i in range(n - 1, count)]
-        found.append(float(np.dot(shares, ascending_C[n - 1 :])))
+        i = np.arange(n - 1, count)
+        chosen = factorials[i] - factorials[n - 1] - factorials[i - n + 1]
+        shares = np.exp(chosen - (factorials[count] - factorials[n] - factorials[count - n]))
+        found.append(float(shares @ ascending_C[n - 1 :]))
     return found
-
-
-def _log_choose(n: int, k: int) -> float:
-    return lgamma(n + 1) - lgamma(k + 1) - lgamma(n - k + 1)
 
 
 def _of(name: str, chosen: Sequence[Placed]) -> Baseline:

@@ -19,7 +19,7 @@ from .generation_record import write_record
 from .judge import Judge, open_judge
 from .media import read_sound
 from .noise_search import Tried, search
-from .pictures import Shot
+from .pictures import Pictures, Shot
 from .pipelines import Pipeline, open_pipeline
 from .prompts import Prompt, prompts_of
 from .question import Part
@@ -162,11 +162,11 @@ def _choose(
 ) -> tuple[tuple[Placed, ...], tuple[float, float] | None]:  # fmt: skip
     """Return every candidate in its place, and the background that the scores were compared with."""
     whole = [one for one in tried if one.score is not None and one.made is not None]
-    pictures = [one.made.picture for one in whole if one.made is not None]
+    pictures = Pictures([one.made for one in whole if one.made is not None])
     texts = [prompts[one.candidate.prompt].text for one in whole]
     result = rerank(verifier, [heard], [picture_part(verifier, one) for one in pictures]) if whole else None
     judged = None if judge is None else judge.scores(Part("audio", sound), texts, pictures)
-    worded = _word_cosines(verifier, texts, pictures)
+    worded = word_cosines(verifier, texts, pictures)
     placed = [
         Placed(
             tried=whole[ranked.candidate], ranked=ranked, kept=ranked.rank <= config.keep,
@@ -179,7 +179,7 @@ def _choose(
     return (*placed, *dropped), _background(verifier, result)
 
 
-def _word_cosines(verifier: Verifier, texts: Sequence[str], pictures: Sequence[np.ndarray]) -> np.ndarray | None:
+def word_cosines(verifier: Verifier, texts: Sequence[str], pictures: Sequence[np.ndarray]) -> np.ndarray | None:
     """Return the cosine of each picture with its own prompt; None where the run reads no text."""
     if not verifier.has_text or not pictures:
         return None

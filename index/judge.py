@@ -75,7 +75,7 @@ def open_judge(place: Path, verifier: Verifier) -> Judge:
 def _prompt_cosines(tower: ClipTower, prompts: Sequence[str], pictures: Sequence[np.ndarray]) -> np.ndarray:
     words_CD = tower.embed_text(list(prompts))
     seen_CD = np.concatenate(
-        [tower.embed(list(pictures[start : start + BATCH])) for start in range(0, len(pictures), BATCH)]
+        [tower.embed([*pictures[start : start + BATCH]]) for start in range(0, len(pictures), BATCH)]
     )
     product_C = (words_CD * seen_CD).sum(axis=1)
     return product_C / (np.linalg.norm(words_CD, axis=1) * np.linalg.norm(seen_CD, axis=1))

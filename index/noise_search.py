@@ -12,14 +12,14 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from .errors import GenerateError
-from .pictures import Candidate, Made
+from .pictures import Candidate, Made, Pictures
 from .studio import Progress, Studio
 
 METHODS = ("best-of-n", "prune", "zero-order")
 MAX_PICTURES = 10_000
 PREVIEW_SHARE = 0.2
 """Of the steps, before an estimate is scored; how it was chosen: docs/generate.md."""
-FINALIST_SHARE = 0.4
+FINALIST_SHARE = 0.25
 """Of n, that pruning finishes."""
 START_SHARE = 0.25
 """Of n, that the zero-order search draws before it looks around the best."""
@@ -40,7 +40,7 @@ class SearchConfig:
     preview_steps: int | None = None
     """Of `prune`: steps before an estimate is scored; None: a fifth of all."""
     finalists: int | None = None
-    """Of `prune`: pictures that are finished; None: two fifths of `n`."""
+    """Of `prune`: pictures that are finished; None: a quarter of `n`."""
     neighbours: int = 2
     """Of `zero-order`: noises that are tried around the best before the best of them takes its place."""
     mix: float = 0.3
@@ -112,7 +112,7 @@ def _prune(studio: Studio, config: SearchConfig, prompt: int, score: Score, prog
     seeds = range(config.seed, config.seed + looked_at)
     candidates = [Candidate(prompt=prompt, seeds=(seed,)) for seed in seeds]
     estimates = studio.estimate(candidates, steps, progress)
-    scores = score([estimate.picture for estimate in estimates])
+    scores = score(Pictures(estimates))
     best = set(np.argsort(-scores, kind="stable")[:finalists].tolist())
     chosen = [candidate for number, candidate in enumerate(candidates) if number in best]
     finished = {one.candidate: one for one in _finished(studio, chosen, score, progress)}
@@ -169,7 +169,7 @@ def _finished(
     """Make candidates, drop what is not to be scored, and score the rest."""
     made = studio.make(candidates, progress)
     kept = [one for one in made if not one.dropped]
-    values = dict(zip((one.candidate for one in kept), score([one.picture for one in kept]).tolist(), strict=True))
+    values = dict(zip((one.candidate for one in kept), score(Pictures(kept)).tolist(), strict=True))
     return [
         Tried(candidate=one.candidate, made=one, score=values.get(one.candidate), dropped=one.dropped) for one in made
     ]

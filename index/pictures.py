@@ -2,9 +2,10 @@
 
 import io
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 from PIL import Image, PngImagePlugin
@@ -59,25 +60,52 @@ class Made:
 
     candidate: Candidate
     path: Path
-    picture: np.ndarray
-    """uint8 (H, W, 3)."""
     flagged: bool
     """By the pipeline's safety checker, which blanks the picture."""
+    black: bool
+    """In every pixel."""
     evaluations: int
     """Pictures that passed the network for it; with guidance a step takes two."""
+
+    @property
+    def picture(self) -> np.ndarray:
+        """Return the picture, uint8 (H, W, 3), read from its file: memory need not hold them all."""
+        return read_png(self.path)[0]
 
     @property
     def dropped(self) -> str:
         """Return why it is not to be scored; empty where it is."""
         if self.flagged:
             return "flagged by the safety checker"
-        return "" if self.picture.any() else "all black"
+        return "all black" if self.black else ""
 
 
-def write_made(path: Path, made: Made, facts: dict[str, Any]) -> None:
-    """Write a picture with its facts, whole or not at all."""
-    told = facts | {"flagged": made.flagged, "evaluations": made.evaluations}
-    write_bytes(path, png(made.picture, told))
+class Pictures(Sequence[np.ndarray]):
+    """Pictures, uint8 (H, W, 3), each read when it is asked for."""
+
+    def __init__(self, made: Sequence[Made]) -> None:
+        """Read nothing yet."""
+        self._made = made
+
+    def __len__(self) -> int:
+        """Return how many there are."""
+        return len(self._made)
+
+    @overload
+    def __getitem__(self, number: int) -> np.ndarray: ...
+    @overload
+    def __getitem__(self, number: slice) -> "Pictures": ...
+    def __getitem__(self, number: int | slice) -> "np.ndarray | Pictures":
+        """Return one picture, or some of them that are still to be read."""
+        return Pictures(self._made[number]) if isinstance(number, slice) else self._made[number].picture
+
+
+def write_made(
+    path: Path, candidate: Candidate, picture: np.ndarray, facts: dict[str, Any], *, flagged: bool, evaluations: int
+) -> Made:
+    """Write a picture, uint8 (H, W, 3), with its facts, whole or not at all."""
+    write_bytes(path, png(picture, facts | {"flagged": flagged, "evaluations": evaluations}))
+    return Made(candidate, path, flagged, not picture.any(), evaluations)
 
 
 def read_made(path: Path, candidate: Candidate, facts: dict[str, Any]) -> Made | None:
@@ -95,7 +123,7 @@ def read_made(path: Path, candidate: Candidate, facts: dict[str, Any]) -> Made |
                 f"{path}: was made with {name} {str(told.get(name))[:60]!r}, want {str(value)[:60]!r}; remove it, or "
                 "name another --out"
             )
-    return Made(candidate, path, picture, bool(told.get("flagged")), int(told.get("evaluations", 0)))
+    return Made(candidate, path, bool(told.get("flagged")), not picture.any(), int(told.get("evaluations", 0)))
 
 
 def png(picture: np.ndarray, told: dict[str, Any]) -> bytes:

@@ -118,11 +118,12 @@ def open_pipeline(config: PipelineConfig) -> Pipeline:
         raise PipelineError(f"--offload {config.offload} needs a GPU, and this machine has none; leave it out")
     with refused(f"{folder}: not loaded by diffusers"), quiet_transformers():
         pipe: Any = diffusers.AutoPipelineForText2Image.from_pretrained(
-            folder, use_safetensors=True, local_files_only=True, dtype=_dtype(device), **_absent(described)
+            folder, use_safetensors=True, local_files_only=True, dtype=_dtype(device)
         )
     pipe.set_progress_bar_config(disable=True)
-    if not any(getattr(pipe, name, None) is not None for name in DENOISERS):
-        raise PipelineError(f"{folder} holds a {type(pipe).__name__}; want one with a unet or a transformer")
+    if not any(getattr(pipe, name, None) is not None for name in DENOISERS) or not hasattr(pipe, "scheduler"):
+        want = "one with a unet or a transformer, and one scheduler"
+        raise PipelineError(f"{folder} holds a {type(pipe).__name__}; want {want}")
     _place(pipe, device, config.offload)
     return Pipeline(config.name, pipe, family_of(folder, described), component_hashes(folder, described), device)
 
@@ -261,12 +262,6 @@ def _check_component(folder: Path) -> None:
         raise PipelineError(f"{folder} has its weights as a pickle only ({pickles[0]}); want safetensors")
 
 
-def _absent(described: dict[str, Any]) -> dict[str, Any]:
-    """Return the optional guard as an argument, where a folder says that it has none."""
-    name = "safety_checker"
-    return {name: None} if name in described and not any(described[name] or [None]) else {}
-
-
 def _place(pipe: Any, device: str, offload: str) -> None:
     """Move the pipeline to its device; its autoencoder decodes picture by picture and, if large, tile by tile."""
     with refused("the pipeline does not fit"):
@@ -297,7 +292,7 @@ def _dtype(device: str) -> torch.dtype:
 
 
 def _is_offline() -> bool:
-    return any(os.environ.get(name, "").upper() in ("1", "ON", "YES", "TRUE") for name in ("HF_HUB_OFFLINE",))
+    return os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
 
 
 def _digest(files: list[Path]) -> str:

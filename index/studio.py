@@ -84,11 +84,11 @@ class Studio:
         progress(len(made), len(paths), "")
         while missing:
             chunk = missing[: self._chunk_size()]
-            finished = self._work(chunk, [paths[one] for one in chunk], steps)
-            for one in finished:
-                write_made(one.path, one, self.facts(one.candidate, steps))
-                made[one.candidate] = one
-            missing = missing[len(finished) :]
+            pictures, flags, each = self._work(chunk, steps)
+            for one, picture, flagged in zip(chunk, pictures, flags, strict=False):
+                facts = self.facts(one, steps)
+                made[one] = write_made(paths[one], one, picture, facts, flagged=flagged, evaluations=each)
+            missing = missing[len(pictures) :]
             progress(len(made), len(paths), paths[chunk[0]].name)
         return [made[one] for one in candidates]
 
@@ -107,14 +107,18 @@ class Studio:
             self.chunk = chunk_size(self.pipeline, self.shot)
         return self.chunk
 
-    def _work(self, chunk: Sequence[Candidate], paths: list[Path], steps: int | None) -> list[Made]:
-        """Return a chunk's pictures; none where memory did not suffice, and the next chunk is to be smaller."""
+    def _work(
+        self, chunk: Sequence[Candidate], steps: int | None
+    ) -> tuple[list[np.ndarray], list[bool], int]:  # fmt: skip
+        """Return a chunk's pictures, which are flagged, and the evaluations that each took.
+
+        There are none where memory did not suffice, and the next chunk is to be smaller.
+        """
         try:
             with count_evaluations(self.pipeline.denoiser) as passed, quiet_transformers():
                 before = self.probes
                 pictures, flags = self._estimate(chunk, steps) if steps else self._finish(chunk)
-            each = (passed() - (self.probes - before)) // len(chunk)
-            return [Made(*fields, each) for fields in zip(chunk, paths, pictures, flags, strict=True)]
+            return pictures, flags, (passed() - (self.probes - before)) // len(chunk)
         except UnibrivlError:
             raise
         except Exception as e:  # a pipeline raises many kinds
@@ -126,14 +130,14 @@ class Studio:
                     f"memory does not suffice for one picture of {size}; pass a smaller --size, or --offload on a GPU"
                 ) from e
             self.chunk = len(chunk) // 2
-            return []
+            return [], [], 0
 
     def _finish(self, chunk: Sequence[Candidate]) -> tuple[list[np.ndarray], list[bool]]:
         noise = self._mixed(chunk)
         with watch(self.pipeline.pipe.scheduler, estimates=self.previews is not None) as watched:
             output = self._call(chunk, noise, watched, stop_after=None)
         flags = getattr(output, "nsfw_content_detected", None) or [False] * len(chunk)
-        pictures = [(255 * picture).round().astype(np.uint8) for picture in output.images]
+        pictures = [(255 * np.nan_to_num(picture)).round().astype(np.uint8) for picture in output.images]
         return pictures, [bool(flag) for flag in flags]
 
     def _estimate(self, chunk: Sequence[Candidate], steps: int) -> tuple[list[np.ndarray], list[bool]]:
@@ -156,16 +160,19 @@ class Studio:
                 self._show(chunk, watched, number)
             return tensors
 
-        latents = {} if noise is None else {"latents": noise}
+        more: dict[str, Any] = dict(self.pipeline.family.call)
+        if noise is not None:
+            more["latents"] = noise
+        if stop_after is not None or self.previews is not None:  # not every pipeline calls back
+            more["callback_on_step_end"] = after_step
         output = self.pipeline.pipe(
             [self.prompts[candidate.prompt] for candidate in chunk], num_inference_steps=shot.steps,
             guidance_scale=shot.guidance, width=shot.width_px, height=shot.height_px,
             generator=[torch.Generator("cpu").manual_seed(candidate.seed) for candidate in chunk],
-            output_type="np" if stop_after is None else "latent", callback_on_step_end=after_step,
-            **latents, **dict(self.pipeline.family.call),
+            output_type="np" if stop_after is None else "latent", **more,
         )  # fmt: skip
-        if watched.noise is not None and noise is None:
-            self._noises |= {candidate.seeds: noise for candidate, noise in zip(chunk, watched.noise, strict=True)}
+        if watched.noise is not None and noise is None and self.shot.mix:
+            self._noises |= {one.seeds: first for one, first in zip(chunk, watched.noise, strict=True)}
         return output
 
     def _mixed(self, chunk: Sequence[Candidate]) -> Tensor | None:

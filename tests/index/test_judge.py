@@ -15,7 +15,7 @@ import transformers
 from unibrivl.index.baselines import expected_best
 from unibrivl.index.engine import Engine, open_engine
 from unibrivl.index.errors import GenerateError
-from unibrivl.index.generate import generate
+from unibrivl.index.generate import generate, word_cosines
 from unibrivl.index.judge import open_judge
 from unibrivl.index.pipelines import quiet_transformers
 from unibrivl.index.question import Part
@@ -23,6 +23,7 @@ from unibrivl.index.verifier import BareRun, picture_part
 from unibrivl.model.clip import clip_tower
 from unibrivl.model.embed import Encoder, load_encoder
 from unibrivl.model.errors import CheckpointError
+from unibrivl.model.text import ClipText
 
 from ..conftest import picture, tone
 from .generating import another_run, make_config
@@ -113,6 +114,20 @@ def test_its_opinion_stands_beside_the_choice(
     assert names["random: mean of 6"]["judged"] == pytest.approx(np.mean(list(judged.values())), abs=1e-5)
     page = (tmp_path / "out/index.html").read_text()
     assert "compares each picture with the prompt; it shares no model" in page
+
+
+def test_the_picture_nearest_to_its_prompt_is_told_where_the_run_reads_text(
+    run: Path, encoder: Encoder, clip_folder: Path
+) -> None:
+    tower = clip_tower(str(clip_folder))
+    reads = BareRun(replace(encoder, images=tower, words=ClipText(tower)))
+    texts, pictures = ["a dog", "a cat", "a dog"], [picture(n) for n in range(3)]
+    found = word_cosines(reads, texts, pictures)
+    assert found is not None and len(found) == 3
+    for text, shown, value in zip(texts, pictures, found, strict=True):
+        seen, read = reads.embed([picture_part(reads, shown), Part("text", text)])
+        assert value == pytest.approx(float(seen @ read), abs=1e-5)
+    assert word_cosines(BareRun(encoder), texts, pictures) is None
 
 
 def test_the_expected_best_is_that_of_all_draws() -> None:
