@@ -62,7 +62,7 @@ def make_tiny_pipeline(config: TinyPipelineConfig) -> Path:
         beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False, set_alpha_to_one=False,
         steps_offset=1,
     )  # fmt: skip
-    words = _text_side()
+    words = tiny_text_side()
     guard = {"safety_checker": None, "feature_extractor": None} if config.flag_above is None else _guard(config)
     pipeline = diffusers.StableDiffusionPipeline(
         vae=vae, unet=unet, scheduler=scheduler, requires_safety_checker=config.flag_above is not None, **words, **guard
@@ -73,7 +73,7 @@ def make_tiny_pipeline(config: TinyPipelineConfig) -> Path:
     return config.out
 
 
-def _text_side() -> dict[str, Any]:
+def tiny_text_side() -> dict[str, Any]:
     """Return a text encoder, and a tokenizer whose words are bytes."""
     from tokenizers.pre_tokenizers import ByteLevel
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
