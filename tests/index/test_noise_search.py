@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from unibrivl.index.errors import GenerateError
 from unibrivl.index.noise_search import SearchConfig, Tried, pruning_plan, search
 from unibrivl.index.pipelines import Pipeline
+from unibrivl.index.studio import Studio
 
 from .generating import COST, SHOT, make_studio
 
@@ -69,6 +70,22 @@ def test_zero_order_search_climbs_from_the_best(tiny_pipeline: Pipeline, tmp_pat
         assert all(one.candidate.seeds == (*pivot, one.candidate.seed) for one in ours[start : start + 2])
     climbed = [max(one.score or 0 for one in ours[:count]) for count in range(2, 10)]
     assert all(later >= earlier for earlier, later in pairwise(climbed))
+
+
+def test_a_search_goes_on_where_it_was(tiny_pipeline: Pipeline, tmp_path: Path) -> None:
+    """The pivot's noise is found again although its picture is not made again."""
+    config = SearchConfig(method="zero-order", n=6)
+    studio = make_studio(tiny_pipeline, tmp_path)
+    whole = search(studio, config, redness, lambda done, total, text: None)
+    lost = [one.made for one in whole if one.made is not None and one.candidate.seed in (3, 5)]
+    pictures = [one.picture for one in lost]
+    for one in lost:
+        one.path.unlink()
+    again = Studio(tiny_pipeline, studio.prompts, SHOT, studio.folder, studio.estimates)
+    after = search(again, config, redness, lambda done, total, text: None)
+    assert again.found == 8 and [one.candidate for one in after] == [one.candidate for one in whole]
+    for one, picture in zip(lost, pictures, strict=True):
+        assert np.abs(one.picture.astype(int) - picture).max() <= 1
 
 
 def test_both_beat_best_of_n_at_equal_cost(tiny_pipeline: Pipeline, tmp_path: Path) -> None:
