@@ -9,7 +9,7 @@ Every error that a user can cause is a `UnibrivlError`, whose message is one lin
     |-- ingest: ListError, PlanError, ClipError, SampleError, IngestError
     |-- shards: ShardError
     |-- model:  CheckpointError, TextError, TrainError
-    |-- index:  IndexStoreError, IndexMismatchError, QueryError, GateError, RequestError
+    |-- index:  IndexStoreError, IndexMismatchError, QueryError, GateError, RequestError, PipelineError, GenerateError
     `-- bench:  BenchError
 """
 

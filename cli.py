@@ -14,6 +14,7 @@ from . import UnibrivlError, __version__
 from .bench.commands import app as bench
 from .index.commands import app as snapshots
 from .index.commands import index
+from .index.generate_command import generate
 from .index.query_command import query
 from .index.serve_command import serve
 from .ingest.commands import ingest, sample
@@ -39,6 +40,7 @@ app.command(rich_help_panel=PANEL)(embed)
 app.command(rich_help_panel=PANEL)(index)
 app.command(rich_help_panel=PANEL)(query)
 app.command(rich_help_panel=PANEL)(serve)
+app.command(rich_help_panel=PANEL)(generate)
 app.add_typer(shards, name="shards", rich_help_panel=PANEL)
 app.add_typer(snapshots, name="snapshots", rich_help_panel=PANEL)
 app.add_typer(model, name="model", rich_help_panel=PANEL)

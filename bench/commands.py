@@ -189,6 +189,40 @@ def bench_demo(
     typer.echo(f"page: {summary['page']}\nsummary: {out / 'summary.json'}")
 
 
+@app.command("noise-search")
+def bench_noise_search(
+    index: Annotated[Path, typer.Argument(help="Index whose model scores, and whose sounds are asked for.")],
+    judge: Annotated[Path, typer.Option(help="Another run, or the folder of a CLIP-like model.")],
+    pipeline: Annotated[str | None, typer.Option(help="Pipeline of diffusers. [default: a tiny one, drawn]")] = None,
+    split: Annotated[str, typer.Option(help="Where the sounds are drawn.")] = "test",
+    sounds: Annotated[int, typer.Option(help="Sounds.")] = 10,
+    n: Annotated[int, typer.Option("-n", help="Whole pictures that each method may spend.")] = 40,
+    steps: Annotated[int, typer.Option(help="Of the scheduler.")] = 10,
+    seed: Seed = 0,
+    out: Out = None,
+    as_json: Json = False,
+) -> None:
+    """Measure pruning and noise search beside best-of-n at equal cost, and what a judge says of their choices.
+
+    Example: unibrivl bench noise-search try/index --judge try/judge --out noise-search.json
+    """
+    from ..shards.atomic import write_json
+    from .noise_search import COLUMNS, NoiseSearchConfig, measure_noise_search, rows
+
+    with usage():
+        config = NoiseSearchConfig(
+            index=index, judge=judge, pipeline=pipeline, split=split, sounds=sounds, n=n, steps=steps, seed=seed
+        )
+    with bar("noise search", unit="sounds") as step:
+        result = measure_noise_search(config, step)
+    if out is not None:
+        write_json(out, result)
+    if as_json:
+        print_json(result)
+    else:
+        print_table("searches at equal cost", COLUMNS, rows(result))
+
+
 @speed.command("ingest")
 def speed_ingest(
     quick: Quick = False,

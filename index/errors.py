@@ -32,3 +32,11 @@ class RequestError(UnibrivlError):
 
 class GateError(UnibrivlError):
     """An index that does not reach the recall asked for, or not within the memory given."""
+
+
+class PipelineError(UnibrivlError):
+    """A pipeline that cannot be had, is of another kind, or does not fit into memory."""
+
+
+class GenerateError(UnibrivlError):
+    """Pictures that cannot be made as asked: of another request, without prompts, or all of them dropped."""

@@ -93,6 +93,11 @@ def _decode_picture(source: Path | BinaryIO, name: str, size: int, max_pixels: i
         raise QueryError(f"{name}: has too many pixels to be decoded safely; shrink it first") from e
     except (OSError, ValueError, SyntaxError) as e:  # SyntaxError is Pillow's for a broken PNG
         raise QueryError(f"{name}: not a readable picture; want {', '.join(PICTURE_FORMATS)}") from e
+    return square_of(picture, size)
+
+
+def square_of(picture: Image.Image, size: int) -> np.ndarray:
+    """Return uint8 (size, size, 3): the centre square of an RGB picture, shrunk as the frames in shards are."""
     side = min(picture.size)
     left, top = (picture.width - side) // 2, (picture.height - side) // 2
     box = (left, top, left + side, top + side)

@@ -18,6 +18,8 @@ from ..shards.atomic import write_bytes
 
 Modality = Literal["audio", "image"]
 
+CURVE_BOX = (600, 200)
+"""Width and height of a curve's drawing."""
 _PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
 _ALT_CHARACTERS = 160  # a screen reader reads the whole text out
 
@@ -69,6 +71,8 @@ class Question:
     """Place of the true answer in the whole gallery, from 1; ties give halves. None where unknown."""
     gallery: int | None
     """How many clips were searched; None where unknown."""
+    large: bool = False
+    """Shows the pictures of the answers large: they were made for the sound, and are what the page is about."""
 
     def __post_init__(self) -> None:
         """Refuse a modality that the page cannot show."""
@@ -100,6 +104,52 @@ class Table:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Curve:
+    """A line through points, drawn with its first and last value."""
+
+    x_label: str
+    y_label: str
+    points: tuple[tuple[float, float], ...]
+    """At least two, x ascending."""
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be drawn."""
+        if len(self.points) < 2 or not all(math.isfinite(value) for point in self.points for value in point):
+            raise ValueError(f"a curve has {len(self.points)} points, expected at least 2 of finite numbers")
+
+    @property
+    def path(self) -> str:
+        """Return the points of an SVG line, in a box of `CURVE_BOX`."""
+        width, height = CURVE_BOX
+        xs, ys = zip(*self.points, strict=True)
+        spans = [max(max(values) - min(values), 1e-9) for values in (xs, ys)]
+        return " ".join(
+            f"{(x - min(xs)) / spans[0] * width:.1f},{height - (y - min(ys)) / spans[1] * height:.1f}"
+            for x, y in self.points
+        )  # fmt: skip
+
+    @property
+    def ends(self) -> tuple[tuple[str, str], tuple[str, str]]:
+        """Return least and largest x and y as texts."""
+        xs, ys = zip(*self.points, strict=True)
+        return (f"{min(xs):,g}", f"{max(xs):,g}"), (f"{min(ys):z.3f}", f"{max(ys):z.3f}")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Figure:
+    """One wide picture, one curve or one table below the queries."""
+
+    caption: str = ""
+    """Of a picture or curve; a table has its own."""
+    image: bytes | None = None
+    """A JPEG or PNG file."""
+    curve: Curve | None = None
+    table: Table | None = None
+    note: str = ""
+    """How to read it; empty for none."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Page:
     """Everything on one page, in the order in which it appears."""
 
@@ -113,6 +163,8 @@ class Page:
     """Queries with their answers."""
     facts: tuple[tuple[str, str], ...]
     """Names and values for the record (index, encoder, versions), small at the end."""
+    figures: tuple[Figure, ...] = ()
+    """Below the queries."""
 
 
 def render(page: Page) -> str:
@@ -163,13 +215,14 @@ def _policy(style: str) -> str:
     )
 
 
-def _picture_uri(card: Card) -> str:
-    data = card.image or b""
+def _picture_uri(shown: Card | Figure) -> str:
+    data = shown.image or b""
     if data.startswith(b"\xff\xd8\xff"):
         return _data_uri("image/jpeg", data)
     if data.startswith(_PNG_MAGIC):
         return _data_uri("image/png", data)
-    raise ValueError(f"the picture of {card.key!r} starts with {data[:12]!r}, expected a JPEG or PNG file")
+    name = shown.key if isinstance(shown, Card) else shown.caption
+    raise ValueError(f"the picture of {name!r} starts with {data[:12]!r}, expected a JPEG or PNG file")
 
 
 def _sound_uri(card: Card) -> str:

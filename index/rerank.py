@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 
 from .compose import compose
-from .engine import Engine, describe
+from .engine import describe
 from .errors import IndexMismatchError, QueryError
 from .question import Part, Question
+from .verifier import BareRun, Verifier
 
 MAX_CANDIDATES = 10_000
 DIGITS = 6
@@ -30,7 +31,7 @@ class Ranked:
     score: float
     """Cosine with the question."""
     calibrated: float | None
-    """Deviations above the mean of random pairs; None where the index has nothing of the candidates' modality."""
+    """Deviations above the mean of random pairs; None without an index, or where it has nothing of the modality."""
     percentile: float | None
     """Percent of random pairs with a lower cosine."""
 
@@ -39,8 +40,9 @@ class Ranked:
 class RerankResult:
     """What `rerank` returns."""
 
-    index: str
-    snapshot: str
+    index: str | None
+    """None where a run stood alone, without an index."""
+    snapshot: str | None
     encoder: dict[str, str]
     other_encoder: str | None
     query: dict[str, Any]
@@ -54,12 +56,16 @@ class RerankResult:
 
 
 def rerank(
-    engine: Engine, parts: Sequence[Part], candidates: Sequence[Part], *, fingerprints: Mapping[str, str] | None = None
+    engine: Verifier,
+    parts: Sequence[Part],
+    candidates: Sequence[Part],
+    *,
+    fingerprints: Mapping[str, str] | None = None,
 ) -> RerankResult:
     """Sort candidates by their cosine with the combined parts, best first; equal ones stay in their order.
 
     Args:
-        engine: embeds the parts and the candidates that are no embeddings yet, and has the background.
+        engine: embeds the parts and the candidates that are no embeddings yet; an index has the background, too.
         parts: what is compared with.
         candidates: pictures or sounds, all of one modality.
         fingerprints: by modality, of what made the candidates that are embeddings; None: they are the index's own.
@@ -78,7 +84,7 @@ def rerank(
     composed = compose(question, engine.embed(parts))
     scores_C = engine.embed(candidates) @ composed.query_D
     background = None
-    if engine.snapshot.of(target):
+    if not isinstance(engine, BareRun) and engine.snapshot.of(target):
         background = engine.calibrator.backgrounds([composed], target)[0]
     order = np.argsort(-scores_C, kind="stable")
     ranked = [
@@ -90,20 +96,22 @@ def rerank(
         for rank, number in enumerate(order.tolist(), 1)
     ]  # fmt: skip
     return RerankResult(
-        index=str(engine.snapshot.root), snapshot=engine.snapshot.id, encoder=engine.fingerprints,
+        index=None if engine.snapshot is None else str(engine.snapshot.root),
+        snapshot=None if engine.snapshot is None else engine.snapshot.id, encoder=engine.fingerprints,
         other_encoder=engine.other_encoder, query={"parts": describe(question)["parts"], "to": target},
         calibration=None if background is None else background.source, ranked=ranked,
     )  # fmt: skip
 
 
-def _refuse_others(engine: Engine, modality: str, fingerprints: Mapping[str, str] | None) -> None:
+def _refuse_others(engine: Verifier, modality: str, fingerprints: Mapping[str, str] | None) -> None:
     if fingerprints is None:
         return
     made, ours = fingerprints.get(modality, "nothing known"), engine.fingerprints[modality]
     if made != ours:
+        place = engine.encoder.run if engine.snapshot is None else engine.snapshot.root
         raise IndexMismatchError(
-            f"the candidates were embedded by the {modality} model {made[:12]}, {engine.snapshot.root} by {ours[:12]}; "
-            "embed them with the run of the index"
+            f"the candidates were embedded by the {modality} model {made[:12]}, {place} by {ours[:12]}; "
+            "embed them with that run"
         )
 
 

@@ -204,7 +204,7 @@ async def rerank(request: Request) -> Response:
         parts_of(told.parts, uploads, engine, server.decoder), candidates_of(told, uploads, engine, server.decoder)
     )
     result = await server.batcher.call(lambda: sorting.rerank(engine, parts, candidates))
-    answer: dict[str, Any] = result.as_dict() | {"index": Path(result.index).name}
+    answer: dict[str, Any] = result.as_dict() | {"index": Path(result.index or "").name}
     for ranked in answer["ranked"]:
         ranked |= handles(ranked["name"]) if ranked["candidate"] < len(told.items) else {}
     return JSONResponse(answer)

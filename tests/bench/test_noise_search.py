@@ -1,0 +1,38 @@
+"""The comparison of searches: equal cost, paired intervals, nothing of this machine in the result."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from unibrivl.bench.errors import BenchError
+from unibrivl.bench.noise_search import COLUMNS, NoiseSearchConfig, interval, measure_noise_search, rows
+
+from ..index.generating import another_run
+
+
+def test_every_method_spends_the_same_and_is_judged(index: Path, run: Path, tmp_path: Path) -> None:
+    config = NoiseSearchConfig(index=index, judge=another_run(run, tmp_path), sounds=5, n=5, steps=4)
+    result = measure_noise_search(config)
+    assert set(result["methods"]) == {"best-of-n", "prune", "zero-order"}
+    cost = 5 * 4 * 2
+    for name, one in result["methods"].items():
+        assert cost * 0.8 <= one["evaluations"] <= cost, name
+        assert len(one["scores"]) == 5 and one["score"] == pytest.approx(np.mean(one["scores"]), abs=1e-6)
+        assert len(one["judged"]) == 5 and np.abs(one["judged"]).max() <= 1
+    assert result["methods"]["best-of-n"]["score_above"] == {"mean": 0, "low": 0, "high": 0}
+    assert result["judge"]["shared_with_verifier"] == ["image"]
+    text = json.dumps(result, allow_nan=False)
+    assert str(index.parent) not in text and str(tmp_path) not in text
+    assert all(len(row) == len(COLUMNS) for row in rows(result))
+    with pytest.raises(BenchError, match="sounds in split none, want 5"):
+        measure_noise_search(NoiseSearchConfig(index=index, judge=tmp_path, sounds=5, split="none"))
+
+
+def test_the_interval_is_students() -> None:
+    values = np.array([1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0, 10.0])
+    assert interval(values) == {"mean": 5.5, "low": pytest.approx(3.334149, abs=2e-4),
+                                "high": pytest.approx(7.665851, abs=2e-4)}  # fmt: skip
+    with pytest.raises(ValueError, match="sounds is 2, want 5 to 1000"):
+        NoiseSearchConfig(index=Path(), judge=Path(), sounds=2)
