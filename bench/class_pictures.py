@@ -131,7 +131,7 @@ def _commands(config: ClassPicturesConfig, root: Path, clip_s: float) -> dict[st
     shards, run, index = (str(root / name) for name in ("shards", "run", "index"))
     # a class is a group: none is held out for validation, since a class without training could not be found
     return {
-        "ingest": ["ingest", f"{root}/list.csv", shards, "--media-dir", str(config.work / "media")],
+        "ingest": ["ingest", f"{root}/list.csv", shards, "--media-dir", str(root.parent / "media")],
         "train": [
             "train", shards, "--out", run, "--language-tower", config.language_tower, "--epochs", str(config.epochs),
             "--batch-size", str(config.batch_size), "--lr", str(config.lr), "--seed", str(config.seed),
