@@ -14,7 +14,7 @@ from .answers import QueryResult
 from .media import read_picture, read_sound
 from .page import Card, Page, Question
 from .query import Asked, QueryConfig
-from .snapshot import Snapshot
+from .snapshot import Snapshot, place_in_shards
 
 PICTURE_PX = 256
 """Side of a query picture on the page."""
@@ -28,7 +28,10 @@ def stored_sample(snapshot: Snapshot, row: dict[str, Any]) -> Sample:
         ShardError: the shards are damaged.
         FileNotFoundError: they were moved away.
     """
-    path = snapshot.root / snapshot.manifest["sources"][row["source"]]["shards"] / "shards" / f"{row['shard']}.tar"
+    place = place_in_shards(snapshot.root, snapshot.manifest, row)
+    if place is None:
+        raise FileNotFoundError(f"{snapshot.root} does not say which shard holds {row['key']}")
+    path = Path(place["tar"])
     fd = os.open(path, os.O_RDONLY)
     try:
         return read_sample(fd, path, row["key"], row["tar_offset"], row["tar_len"])

@@ -35,7 +35,7 @@ from .snapshot import (
 from .where import Where
 
 GRACE_S = 3600.0
-"""Snapshots younger than this are not cleaned away: somebody may be about to open one."""
+"""Snapshots that were current so lately are not cleaned away: somebody may be about to open one."""
 COMPACT_SHARE, COMPACT_SEGMENTS = 0.2, 8
 """Compacting is advised from this share of deleted rows, or more segments of one modality."""
 NONE = np.zeros(0, np.int64)
@@ -157,7 +157,7 @@ def clean(root: Path, grace_s: float = GRACE_S) -> Cleaned:
 
     Args:
         root: folder of the index.
-        grace_s: younger snapshots stay, as do those that a process has open.
+        grace_s: snapshots that were current less than so long ago stay, as do those that a process has open.
     """
     with changing(root):
         current = current_id(root)
@@ -264,7 +264,7 @@ def _unused_segments(root: Path) -> list[Path]:
 
 
 def _listed(root: Path, path: Path, current: str) -> Listed:
-    written = path.stat().st_mtime
+    written = (path / MANIFEST if (path / MANIFEST).exists() else path).stat().st_mtime
     try:
         manifest = read_manifest(root, path.name)[1]
     except IndexStoreError as e:

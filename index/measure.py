@@ -46,7 +46,7 @@ def measure_direction(trial: Trial, settings: list[Setting], target: float) -> d
         "filters": {f"{share:g}": _filtered_recall(trial, first, share) for share in SELECTIVITIES},
         "ms": {name: round(float(np.percentile(singles, at)) * 1e3, 4) for name, at in PERCENTILES.items()},
         "qps_single": round(len(singles) / float(singles.sum()), 1),
-        "qps_batch": round(len(trial.asked.queries_QD) / min(trial.run(first).wall_s for _ in range(3)), 1),
+        "qps_batch": round(len(trial.asked.queries_QD) / min(trial.run(first, fill=True).wall_s for _ in range(3)), 1),
     }  # fmt: skip
 
 

@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -121,6 +121,24 @@ class Snapshot:
         return places
 
 
+def place_in_shards(root: Path, manifest: Mapping[str, Any], row: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return where the clip of a row lies: `tar`, `offset` and `length` of a stretch that is a tar of its own.
+
+    Args:
+        root: folder of the index.
+        manifest: of the snapshot.
+        row: with `source`, `shard`, `tar_offset` and `tar_len`.
+
+    Returns:
+        None where the row tells of no shard.
+    """
+    if not row["shard"]:
+        return None
+    shards = root / manifest["sources"][row["source"]]["shards"]
+    tar = os.path.normpath(shards / "shards" / f"{row['shard']}.tar")
+    return {"tar": tar, "offset": row["tar_offset"], "length": row["tar_len"]}
+
+
 @contextmanager
 def writing(root: Path) -> Iterator[None]:
     """Create `root` if need be, keep other writers away and clear what dead ones left.
@@ -205,7 +223,10 @@ def publish(
 
 
 def set_current(root: Path, snapshot_id: str) -> None:
-    """Make a published snapshot the current one."""
+    """Make a published snapshot the current one; the folder of the former one keeps the moment in its own time."""
+    before = _named(root)
+    if before and before != snapshot_id:
+        os.utime(root / "snapshots" / before)
     write_bytes(root / "CURRENT", f"{snapshot_id}\n".encode())
 
 
@@ -215,13 +236,19 @@ def current_id(root: Path) -> str:
     Raises:
         IndexStoreError: there is none.
     """
+    name = _named(root)
+    if name is None:
+        raise _no_index(root)
+    return name
+
+
+def _named(root: Path) -> str | None:
+    """Return the id in `CURRENT`; None: there is none, or no such snapshot."""
     try:
         name, *rest = (root / "CURRENT").read_bytes().decode("ascii").split("\n")
     except (OSError, ValueError):
-        name, rest = "", []
-    if len(name) != ID_DIGITS or rest != [""] or not (root / "snapshots" / name).is_dir():
-        raise _no_index(root)
-    return name
+        return None
+    return name if len(name) == ID_DIGITS and rest == [""] and (root / "snapshots" / name).is_dir() else None
 
 
 def read_manifest(root: Path, snapshot_id: str | None = None) -> tuple[str, dict[str, Any]]:

@@ -1,0 +1,96 @@
+"""Which recall that the build measured stands for the answers to a question, and why none does where none was measured.
+
+A recall belongs to a direction (the modality of the question and that of the rows), to a number of answers, and to the
+share of the rows that may be found.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import log
+from typing import Any, Protocol
+
+from .ann import LEVELS
+from .question import Question
+
+
+class ListLike(Protocol):
+    """What is needed of a list that was found."""
+
+    @property
+    def mode(self) -> str:
+        """`exact` or `ann`."""
+        ...
+
+    @property
+    def params(self) -> Mapping[str, Any]:
+        """Of the ANN search: `level`."""
+        ...
+
+    @property
+    def matched(self) -> int:
+        """Rows that could be found."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """A recall and what it stands for."""
+
+    value: float | None
+    note: str
+    """What was measured; without a value, why there is none."""
+
+
+def recall_of(
+    evaluation: Mapping[str, Any], question: Question, found: Mapping[str, ListLike], rows: Mapping[str, int]
+) -> Recorded:
+    """Return the lowest recall of a question's lists, or the reason why that of one is not known.
+
+    Args:
+        evaluation: `eval.json` of the snapshot.
+        question: that was asked.
+        found: its lists by modality.
+        rows: that each modality has, deleted ones included.
+    """
+    lists = [_of_list(evaluation, question, target, one, rows[target]) for target, one in found.items()]
+    approximate = [told for told, one in zip(lists, found.values(), strict=True) if one.mode == "ann"]
+    if not approximate:
+        return Recorded(1.0, "every item that could be found was compared")
+    return min(approximate, key=lambda told: -1.0 if told.value is None else told.value)
+
+
+def directions_of(question: Question, targets: Sequence[str]) -> list[str]:
+    """Return the directions of a question, such as `audio>image`."""
+    asked = dict.fromkeys(part.modality for part in question.parts if part.weight)
+    return [f"{modality}>{target}" for target in targets for modality in asked]
+
+
+def _of_list(
+    evaluation: Mapping[str, Any], question: Question, target: str, found: ListLike, rows: int
+) -> Recorded:  # fmt: skip
+    if found.mode != "ann":
+        return Recorded(1.0, f"every {target} item that could be found was compared")
+    names = directions_of(question, [target])
+    if question.fuse == "sum" and sum(part.weight > 0 for part in question.parts) > 1:
+        return Recorded(None, f"no sums of parts were measured, only questions of one part: {', '.join(names)}")
+    directions = evaluation.get("directions", {})
+    if missing := [name for name in names if name not in directions]:
+        return Recorded(None, f"no {missing[0]} question was measured; the most thorough parameters were taken")
+    told = [_of_direction(directions[name], name, found, found.matched / max(1, rows)) for name in names]
+    return min(told, key=lambda one: -1.0 if one.value is None else one.value)
+
+
+def _of_direction(entry: Mapping[str, Any], name: str, found: ListLike, share: float) -> Recorded:
+    """Return the recall of the measured share nearest to this one, by proportion."""
+    level = found.params["level"]
+    shares = {1.0: entry["recall"].get(str(level))} | {float(s): told for s, told in entry.get("filters", {}).items()}
+    nearest = min(shares, key=lambda measured: abs(log(measured) - log(max(share, 1e-9))))
+    told = shares[nearest]
+    if told is None:
+        return Recorded(None, f"{name} was not measured for {level} answers")
+    if nearest == 1:
+        return Recorded(told["value"], f"{name}, {level} answers")
+    if level != LEVELS[0]:
+        return Recorded(None, f"{name} was measured with filters for {LEVELS[0]} answers, not for {level}")
+    measured = f"{name}, {level} answers, a random filter that keeps {100 * nearest:g} % (here {100 * share:.2g} %)"
+    return Recorded(told["value"], measured)
