@@ -11,6 +11,7 @@ from PIL import Image
 from ..shards import SAMPLE_RATE, Sample
 from ..shards.reader import read_sample
 from .answers import QueryResult
+from .errors import IndexStoreError
 from .media import read_picture, read_sound
 from .page import Card, Page, Question
 from .query import Asked, QueryConfig
@@ -26,11 +27,12 @@ def stored_sample(snapshot: Snapshot, row: dict[str, Any]) -> Sample:
 
     Raises:
         ShardError: the shards are damaged.
+        IndexStoreError: the index does not say where the clip lies.
         FileNotFoundError: they were moved away.
     """
     place = place_in_shards(snapshot.root, snapshot.manifest, row)
     if place is None:
-        raise FileNotFoundError(f"{snapshot.root} does not say which shard holds {row['key']}")
+        raise IndexStoreError(f"{snapshot.root} does not say which shard holds {row['key']}")
     path = Path(place["tar"])
     fd = os.open(path, os.O_RDONLY)
     try:

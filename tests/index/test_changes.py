@@ -1,5 +1,7 @@
 """Deleting, compacting, rolling back, cleaning: each index equals a plain dictionary that went through the same."""
 
+import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -130,6 +132,22 @@ def test_cleaning_leaves_the_current_one_and_what_is_open(tmp_path: Path, make_r
     assert cleaned.snapshots == (first,) and cleaned.segments == 2
     assert [one.id for one in list_snapshots(tmp_path)] == [third]
     assert len(held(open_snapshot(tmp_path))) == 12 and verify(tmp_path) == []
+
+
+def test_the_grace_begins_when_a_snapshot_is_current_no_more(tmp_path: Path, make_rows) -> None:
+    """One that was written long ago and was current a moment ago may be about to be opened."""
+    first = add(tmp_path, make_rows(4), 0)
+    written = time.time() - 7200
+    for path in (tmp_path / "snapshots" / first, tmp_path / "snapshots" / first / "manifest.json"):
+        os.utime(path, (written, written))
+    second = delete_items(tmp_path, keys=["gen_clip0_000000000"]).snapshot
+    assert clean(tmp_path).snapshots == ()
+    rollback(tmp_path)
+    assert clean(tmp_path).snapshots == () and {one.id for one in list_snapshots(tmp_path)} == {first, second}
+    assert next(one.written for one in list_snapshots(tmp_path) if one.id == first) == pytest.approx(written, abs=1)
+    rollback(tmp_path, second)
+    os.utime(tmp_path / "snapshots" / first, (written, written))
+    assert clean(tmp_path).snapshots == (first,)
 
 
 def test_a_damaged_snapshot_keeps_every_segment(tmp_path: Path, make_rows) -> None:

@@ -151,6 +151,31 @@ def test_a_label_stands_for_all_below_it(classes: Classes) -> None:
         check("labels=Dgo", [rows], classes)
 
 
+def test_each_shard_set_adds_its_classes(tmp_path: Path) -> None:
+    """Once the first ontology was taken for all."""
+    trees = {
+        "first": [{"id": "/m/dog", "name": "Dog", "child_ids": []}],
+        "second": [
+            {"id": "/m/horn", "name": "Horn", "child_ids": ["/m/tuba"]},
+            {"id": "/m/tuba", "name": "Tuba", "child_ids": []},
+            {"id": "/m/dog", "name": "Dog", "child_ids": ["/m/bark"]},
+            {"id": "/m/bark", "name": "Bark", "child_ids": []},
+        ],
+    }
+    for name, tree in trees.items():
+        (tmp_path / name).write_text(json.dumps(tree))
+    read = read_classes([tmp_path / "first", tmp_path / "missing", tmp_path / "second", tmp_path / "second"])
+    assert len(read.ontologies) == 2
+    rows = table([{"labels": ["Tuba"]}, {"labels": ["/m/bark"]}, {"labels": ["Dog"]}])
+    for words, kept in {"labels=Horn": [0], "labels=dog": [1, 2], "labels!=Dog": [0]}.items():
+        where = parse_where(words)
+        assert where is not None
+        where.check([rows], read)
+        assert where.mask(rows, read).nonzero()[0].tolist() == kept, words
+    with pytest.raises(QueryError, match=r"there is no class 'Hron'; did you mean 'Horn'"):
+        check("labels=Hron", [rows], read)
+
+
 def check(words: Any, tables: list[pa.Table], classes: Classes | None = None) -> None:
     where = parse_where(words)
     assert where is not None
