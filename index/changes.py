@@ -18,6 +18,7 @@ from .gate import equip
 from .memory import check_memory
 from .merge import merged_drafts
 from .plan import SearchConfig
+from .recorded import not_measured
 from .retrieve import Retriever
 from .segment import discard, seal_segment
 from .snapshot import (
@@ -125,6 +126,7 @@ def compact(root: Path, search: SearchConfig, progress: Progress = lambda done, 
         check_memory(most, snapshot.manifest["dim"], search)
         drafts = merged_drafts(root / "segments", snapshot, snapshot.tombstones)
         evaluation = equip(drafts, {}, search, progress)
+        evaluation |= not_measured(evaluation, snapshot.manifest["encoder"]["fingerprints"])
         found = evaluation.pop("search")
         entries = [seal_segment(draft, root / "segments") for draft in drafts]
         changed = {"segments": entries, "search": found, "asked": search.asked(), "parent": snapshot.id}

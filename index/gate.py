@@ -98,6 +98,7 @@ def equip(
     queries: Mapping[str, np.ndarray],
     config: SearchConfig,
     progress: Progress = lambda done, total, text: None,
+    sources: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """Give each draft the index it needs, in `ann.faiss`, and return what was measured: the content of `eval.json`.
 
@@ -107,6 +108,7 @@ def equip(
             sampled from the drafts.
         config: recall wanted, memory (which `check_memory` has allowed), kind of index.
         progress: called with steps done, steps in all and what is done.
+        sources: by modality, where queries come from, if they are not held out.
 
     Raises:
         GateError: the index asked for by name cannot be, or does not reach the recall.
@@ -118,7 +120,7 @@ def equip(
     evaluation: dict[str, Any] = {"search": {}, "directions": {}, "segments": {}, "peak_rss_mb": None}
     for target in sorted(vectors):
         mine = tuple(draft for draft in drafts if draft.modality == target)
-        asked = gather_queries(vectors, queries, target, config.seed)
+        asked = gather_queries(vectors, queries, target, config.seed, sources)
         job = Job(target, mine, tuple(ExactScan(draft.vectors_ND) for draft in mine), asked, config, say)
         search, directions, segments = _equip_modality(job)
         evaluation["search"][target], evaluation["segments"][target] = search, segments

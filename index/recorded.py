@@ -4,7 +4,7 @@ A recall belongs to a direction (the modality of the question and that of the ro
 share of the rows that may be found.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import log
 from typing import Any, Protocol
@@ -65,6 +65,22 @@ def directions_of(question: Question, targets: Sequence[str]) -> list[str]:
     return [f"{modality}>{target}" for target in targets for modality in asked]
 
 
+def not_measured(evaluation: Mapping[str, Any], asked_with: Iterable[str]) -> dict[str, dict[str, str]]:
+    """Return what `eval.json` says of directions that can be asked but had no queries, in its `search` still.
+
+    Args:
+        evaluation: what the gate returned.
+        asked_with: the modalities that the encoder embeds.
+    """
+    told = {}
+    for target, search in evaluation["search"].items():
+        missing = [m for m in asked_with if f"{m}>{target}" not in evaluation["directions"]]
+        if search["factory"] != "exact" and missing:
+            stand_in = " and ".join(search["params"])
+            told |= dict.fromkeys((f"{m}>{target}" for m in missing), f"parameters of {stand_in}, the most thorough")
+    return {"not_measured": told} if told else {}
+
+
 def _of_list(
     evaluation: Mapping[str, Any], question: Question, target: str, found: ListLike, rows: int
 ) -> Recorded:  # fmt: skip
@@ -75,7 +91,8 @@ def _of_list(
         return Recorded(None, f"no sums of parts were measured, only questions of one part: {', '.join(names)}")
     directions = evaluation.get("directions", {})
     if missing := [name for name in names if name not in directions]:
-        return Recorded(None, f"no {missing[0]} question was measured; the most thorough parameters were taken")
+        how = evaluation.get("not_measured", {}).get(missing[0], "the most thorough parameters")
+        return Recorded(None, f"no {missing[0]} question was measured; it is searched with {how}")
     told = [_of_direction(directions[name], name, found, found.matched / max(1, rows)) for name in names]
     return min(told, key=lambda one: -1.0 if one.value is None else one.value)
 

@@ -35,7 +35,14 @@ def add(root: Path, rows: list[dict[str, Any]], seed: int) -> str:
         entries = list(before.manifest["segments"]) if before else []
         for modality, number in (("audio", seed), ("image", seed + 10_000)):
             entries.append(write_segment(root / "segments", modality, unit(number, len(rows)), rows))
-        manifest = {"segments": entries, "sources": [], "dim": DIMS, "search": {}, "parent": before and before.id}
+        manifest = {
+            "segments": entries,
+            "sources": [],
+            "encoder": {"fingerprints": {}},
+            "dim": DIMS,
+            "search": {},
+            "parent": before and before.id,
+        }
         return publish(root, manifest, None, before.tombstones if before else None)
 
 

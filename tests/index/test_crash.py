@@ -48,8 +48,8 @@ def add(root, prefix, note=""):
             vectors = np.random.default_rng([number, *prefix.encode()]).standard_normal((len(rows), 4))
             entry = write_segment(root / "segments", modality, vectors.astype(np.float32), given)
             entries += [] if entry in entries else [entry]
-        manifest = {"segments": entries, "sources": [], "dim": 4, "search": {}, "note": note}
-        manifest["parent"] = before.id if before else None
+        manifest = {"segments": entries, "sources": [], "encoder": {"fingerprints": {}}, "dim": 4, "search": {}}
+        manifest |= {"note": note, "parent": before.id if before else None}
         publish(root, manifest, None, before.tombstones if before else None)
 
 

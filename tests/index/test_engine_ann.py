@@ -95,7 +95,7 @@ def test_a_mixed_question_takes_the_most_thorough_parameters_and_claims_no_recal
     assert fused.params["image"] == {"nprobe": 32, "k_factor": 8, "level": 100}
     text = engine.ask(Question(parts=(Part("text", queries[0]),), to="image", k=10, distinct=False))
     assert text.recall is None
-    assert text.recall_note == "no text>image question was measured; the most thorough parameters were taken"
+    assert text.recall_note == ("no text>image question was measured; it is searched with the most thorough parameters")
 
 
 @pytest.mark.parametrize(
