@@ -7,7 +7,6 @@ Shapes: Q queries, N rows, D dimensions, K answers.
 
 import time
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -66,12 +65,17 @@ class AnnIndex:
     """An inverted-file index whose candidates are refined from the segment's own vectors; threads may share it."""
 
     def __init__(self, index: Any, scan: ExactScan) -> None:
-        """Put a trained and filled index before the vectors of a segment."""
+        """Put a trained and filled index before the vectors of a segment.
+
+        Raises:
+            IndexStoreError: a row is in none of its lists, or in two, or is none of the segment's.
+        """
         faiss = load_faiss()
         self.index = index
         self.nlist = int(faiss.extract_index_ivf(index).nlist)
         self._scan = scan
         self._refined = faiss.IndexRefine(index, scan.flat)
+        self._list_of_row = _list_of_row(index, self.nlist)
         self._params: dict[tuple[int, ...], Any] = {}
 
     def search(self, queries_QD: np.ndarray, k: int, setting: Setting, clock: Clock | None = None) -> Found:
@@ -140,16 +144,6 @@ class AnnIndex:
             lacking_Q |= _share_in(self._list_of_row[rows_QK], lists_QP[:, nprobe // 2 :]) > LATE
         return lacking_Q
 
-    @cached_property
-    def _list_of_row(self) -> np.ndarray:
-        faiss = load_faiss()
-        lists, list_of_row = faiss.extract_index_ivf(self.index).invlists, np.empty(self.index.ntotal, np.int32)
-        for number in range(self.nlist):
-            size = lists.list_size(number)
-            if size:
-                list_of_row[faiss.rev_swig_ptr(lists.get_ids(number), size)] = number
-        return list_of_row
-
     def _prepare(self, setting: Setting, k: int) -> Any:
         faiss = load_faiss()
         return faiss.IndexRefineSearchParameters(
@@ -167,15 +161,38 @@ def open_ann(path: Path, scan: ExactScan) -> AnnIndex:
     faiss = load_faiss()
     faiss.set_deserialization_vector_byte_limit(max(path.stat().st_size, 2**20))
     faiss.set_deserialization_loop_limit(DESERIALIZATION_LOOPS)
+    rows, dim = scan.vectors_ND.shape
     try:
         index = faiss.read_index(str(path))
         ivf = faiss.try_extract_index_ivf(index)
-    except RuntimeError as e:
+        if ivf is None or (index.ntotal, index.d, index.metric_type) != (rows, dim, faiss.METRIC_INNER_PRODUCT):
+            raise IndexStoreError(f"not the search index of {rows} vectors of {dim} numbers; build the index again")
+        ann = AnnIndex(index, scan)
+        # some of what a file declares is met only in a search
+        ann.search(scan.vectors_ND[:1].astype(np.float32), 1, Setting(nprobe=1, k_factor=1))
+    except IndexStoreError as e:
+        raise IndexStoreError(f"{path}: {e}") from e
+    except (RuntimeError, MemoryError) as e:
         raise IndexStoreError(f"{path}: FAISS cannot read it; build the index again") from e
-    rows, dim = scan.vectors_ND.shape
-    if ivf is None or (index.ntotal, index.d, index.metric_type) != (rows, dim, faiss.METRIC_INNER_PRODUCT):
-        raise IndexStoreError(f"{path}: not the search index of {rows} vectors of {dim} numbers; build the index again")
-    return AnnIndex(index, scan)
+    return ann
+
+
+def _list_of_row(index: Any, nlist: int) -> np.ndarray:
+    """Return the number of the list that each row is in, int32 (N,)."""
+    faiss = load_faiss()
+    lists, found_N = faiss.extract_index_ivf(index).invlists, np.full(index.ntotal, -1, np.int32)
+    for number in range(nlist):
+        if size := lists.list_size(number):
+            rows = faiss.rev_swig_ptr(lists.get_ids(number), size)
+            if rows.min() < 0 or rows.max() >= len(found_N):
+                raise IndexStoreError(
+                    f"list {number} of the search index has a row that is none; build the index again"
+                )
+            found_N[rows] = number
+    held = sum(lists.list_size(number) for number in range(nlist))
+    if held != len(found_N) or found_N.min(initial=0) < 0:
+        raise IndexStoreError("a row is in none of the search index's lists, or in two; build the index again")
+    return found_N
 
 
 def _share_in(values_QK: np.ndarray, chosen_QC: np.ndarray) -> np.ndarray:

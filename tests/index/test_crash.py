@@ -190,5 +190,5 @@ def test_a_writer_killed_at_any_point_leaves_the_old_index_or_the_new_one(tmp_pa
 
 @pytest.mark.slow
 def test_and_so_it_is_for_all_other_changes(tmp_path: Path, make_rows) -> None:
-    changes = {"build": 30, "append": 30, "compact": 40, "compact again": 40, "clean": 20}
+    changes = {"build": 30, "append": 30, "compact": 35, "compact again": 35, "clean": 20}
     kill_everywhere(tmp_path, make_rows(3), changes)
