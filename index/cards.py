@@ -1,44 +1,23 @@
 """Turns rows of an index and the media in its shards into the cards of a results page."""
 
 import io
-import os
 from pathlib import Path
 from typing import Any
 
 import soundfile
 from PIL import Image
 
-from ..shards import SAMPLE_RATE, Sample
-from ..shards.reader import read_sample
+from ..shards import SAMPLE_RATE
 from .answers import QueryResult
-from .errors import IndexStoreError
+from .clips import stored_sample
 from .media import read_picture, read_sound
 from .page import Card, Page, Question
 from .query import Asked, QueryConfig
-from .snapshot import Snapshot, place_in_shards
+from .snapshot import Snapshot
 
 PICTURE_PX = 256
 """Side of a query picture on the page."""
 WORDS = {"audio": "sound", "image": "picture", "text": "words"}
-
-
-def stored_sample(snapshot: Snapshot, row: dict[str, Any]) -> Sample:
-    """Read the clip of an index row from the shards that the index was made of.
-
-    Raises:
-        ShardError: the shards are damaged.
-        IndexStoreError: the index does not say where the clip lies.
-        FileNotFoundError: they were moved away.
-    """
-    place = place_in_shards(snapshot.root, snapshot.manifest, row)
-    if place is None:
-        raise IndexStoreError(f"{snapshot.root} does not say which shard holds {row['key']}")
-    path = Path(place["tar"])
-    fd = os.open(path, os.O_RDONLY)
-    try:
-        return read_sample(fd, path, row["key"], row["tar_offset"], row["tar_len"])
-    finally:
-        os.close(fd)
 
 
 def clip_card(

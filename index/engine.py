@@ -15,13 +15,14 @@ from ..shards.arrays import array_of
 from .ann import Clock
 from .answers import TOLD, Answer, FilterReport, Merged, QueryResult
 from .calibrate import Background, Calibrator, stored_vectors
+from .clips import place_in_shards
 from .compose import Composed, compose, embed_parts
 from .encoders import mismatch, place_of_run
 from .errors import IndexMismatchError
 from .question import Part, Question
 from .recorded import directions_of, recall_of
 from .retrieve import Found, Retriever
-from .snapshot import Snapshot, open_snapshot, place_in_shards
+from .snapshot import Snapshot, open_snapshot
 
 DIGITS = 6
 PLACE = ("source", "tar_offset", "tar_len")

@@ -15,7 +15,7 @@ import numpy as np
 
 from ..shards import ShardError
 from ..shards.subset import flat_labels
-from .cards import stored_sample
+from .clips import stored_sample
 from .conditions import COLUMNS
 from .errors import IndexStoreError, RequestError
 from .segment import Segment

@@ -207,27 +207,6 @@ def read_settings(search: Any, modality: str) -> dict[str, list[Setting]]:
     return settings
 
 
-def join_search(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
-    """Return what serves the segments of two evaluations' `search`: by modality, direction and level the more thorough.
-
-    More lists and more candidates only raise a recall, so what either promised for its segments holds.
-    """
-    joined = dict(first)
-    for modality, new in second.items():
-        old = first.get(modality, {"factory": "exact", "params": {}})
-        if "exact" in (old["factory"], new["factory"]):
-            joined[modality] = old if new["factory"] == "exact" else new
-            continue
-        both = [read_settings(search, modality) for search in (first, second)]
-        levels = {
-            name: [most_thorough(same) for same in zip(*(s.get(name, s[""]) for s in both), strict=True)]
-            for name in sorted(old["params"].keys() | new["params"].keys())
-        }
-        factories = dict.fromkeys((*old["factory"].split(" + "), new["factory"]))
-        joined[modality] = {"factory": " + ".join(factories), "params": write_settings(levels)}
-    return joined
-
-
 def write_settings(settings: Mapping[str, Sequence[Setting]]) -> dict[str, dict[str, dict[str, int]]]:
     """Return settings as a manifest holds them: by direction, by level."""
     return {

@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -119,24 +119,6 @@ class Snapshot:
                 if row not in gone:
                     places[item_id] = (number, row)
         return places
-
-
-def place_in_shards(root: Path, manifest: Mapping[str, Any], row: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Return where the clip of a row lies: `tar`, `offset` and `length` of a stretch that is a tar of its own.
-
-    Args:
-        root: folder of the index.
-        manifest: of the snapshot.
-        row: with `source`, `shard`, `tar_offset` and `tar_len`.
-
-    Returns:
-        None where the row tells of no shard.
-    """
-    if not row["shard"]:
-        return None
-    shards = root / manifest["sources"][row["source"]]["shards"]
-    tar = os.path.normpath(shards / "shards" / f"{row['shard']}.tar")
-    return {"tar": tar, "offset": row["tar_offset"], "length": row["tar_len"]}
 
 
 @contextmanager
