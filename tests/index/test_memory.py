@@ -16,6 +16,8 @@ def test_what_is_allowed_goes_before_what_is_left(monkeypatch: pytest.MonkeyPatc
         check_memory(10**7, 512, SearchConfig())
     with pytest.raises(IndexStoreError, match=r"--memory allows 1\.0; give more memory, or pass --exact"):
         check_memory(10**6, 512, SearchConfig(memory_gb=1))
+    with pytest.raises(IndexStoreError, match=r"exact search.*--memory allows 0\.1; give more memory$"):
+        check_memory(10_000, 512, SearchConfig(memory_gb=0.1))
     monkeypatch.setattr(memory, "available_gb", lambda: None)
     check_memory(10**7, 512, SearchConfig())
 
