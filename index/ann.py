@@ -48,9 +48,12 @@ class Setting:
         return {"nprobe": self.nprobe, "k_factor": self.k_factor, "level": self.level}
 
     def widened(self, share: float, nlist: int) -> "Setting":
-        """Return what finds as much when only a share of the rows may be found."""
-        nprobe = min(nlist, int(np.ceil(self.nprobe / max(share, 1 / nlist))))
-        return Setting(nprobe=nprobe, k_factor=self.k_factor, level=self.level)
+        """Return what finds as much when only a share of the rows may be found.
+
+        It looks through twice as much as is needed without a filter, at least: that is then the first half of it.
+        """
+        nprobe = min(nlist, int(np.ceil(self.nprobe * max(2, 1 / share))))
+        return Setting(nprobe=nprobe, k_factor=self.k_factor * (2 if share > 0.5 else 1), level=self.level)
 
 
 @dataclass(slots=True)
@@ -103,7 +106,7 @@ class AnnIndex:
         """
         wide = setting.widened(matches.share, self.nlist)
         answers = min(matches.count, max(k, setting.level))
-        rows_QC = self._candidates(queries_QD, min(matches.count, max(k, setting.candidates)), wide.nprobe, matches)
+        rows_QC = self._candidates(queries_QD, min(matches.count, max(k, wide.candidates)), wide.nprobe, matches)
         scores, rows = self._refine(queries_QD, rows_QC, answers, clock)
         unsure = np.flatnonzero(self._may_lack(queries_QD, rows_QC, rows[:, : setting.level], wide.nprobe, matches))
         scores, rows = padded(scores[:, :k].copy(), rows[:, :k].copy(), k)

@@ -124,8 +124,11 @@ def test_the_recall_holds(world: World, monkeypatch: pytest.MonkeyPatch, kind: s
 
 
 @pytest.mark.parametrize("k", [K, 100])
-def test_random_filters_are_searched_approximately(world: World, monkeypatch: pytest.MonkeyPatch, k: int) -> None:
-    """The recall above comes from the ANN index where that has it, not from scanning everything."""
+@pytest.mark.parametrize("share", [0.999, 0.5, 0.1])
+def test_random_filters_are_searched_approximately(
+    world: World, monkeypatch: pytest.MonkeyPatch, share: float, k: int
+) -> None:
+    """The recall above comes from the ANN index where that has it; so it is where few rows were deleted."""
     monkeypatch.setattr(search, "EXACT_MAX_NUMBERS", K * DIM)
     scanned = 0
 
@@ -136,7 +139,6 @@ def test_random_filters_are_searched_approximately(world: World, monkeypatch: py
 
     scan = ExactScan.search
     monkeypatch.setattr(ExactScan, "search", spy)
-    for share in (0.5, 0.1):
-        allowed = {"i": np.random.default_rng(1).random(ROWS) < share}
-        world.searcher.search("image", world.queries, k, allowed=allowed, direction="audio")
-    assert scanned <= 0.1 * 2 * QUERIES
+    allowed = {"i": np.random.default_rng(1).random(ROWS) < share}
+    world.searcher.search("image", world.queries, k, allowed=allowed, direction="audio")
+    assert scanned <= 0.1 * QUERIES
