@@ -21,7 +21,7 @@ from .background import measure_background
 from .errors import GateError
 from .exact import ExactScan
 from .library import load_faiss
-from .measure import exact_direction, measure_direction
+from .measure import exact_direction, measure_direction, measure_sums
 from .memory import peak_rss_mb
 from .plan import SearchConfig, chosen_factories
 from .search import Part, search_parts, write_settings
@@ -264,11 +264,10 @@ def _verified(job: Job, candidate: Candidate, trials: Mapping[str, Trial]) -> tu
 def _describe(
     job: Job, candidate: Candidate, trials: Mapping[str, Trial], tables: list[dict[str, Any]]
 ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+    served = {modality: replace(trial, parts=candidate.parts) for modality, trial in trials.items()}
     directions = {
-        f"{modality}>{job.target}": measure_direction(
-            replace(trial, parts=candidate.parts), candidate.settings[modality], job.config.recall
-        )
-        for modality, trial in trials.items()
+        f"{modality}>{job.target}": measure_direction(trial, candidate.settings[modality], job.config.recall)
+        for modality, trial in served.items()
     }
     files = [draft.folder / FILE for draft in job.drafts]
     rows = sum(len(scan.vectors_ND) for scan in job.scans)
@@ -276,6 +275,7 @@ def _describe(
     segments = {
         "bytes_per_vector": round(2 * job.scans[0].vectors_ND.shape[1] + size, 1),
         "build_cpu_s": round(candidate.build_cpu_s, 2), "candidates": tables,
+        "sums": measure_sums(served, candidate.settings),
     }  # fmt: skip
     search = {"factory": candidate.factory, "params": write_settings(candidate.settings)}
     return search, directions, segments

@@ -12,6 +12,9 @@ from typing import Any, Protocol
 from .ann import LEVELS
 from .question import Question
 
+UNFILTERED = 0.7
+"""From this share of rows on, a search is nearer to one without a filter than to one that keeps half."""
+
 
 class ListLike(Protocol):
     """What is needed of a list that was found."""
@@ -88,13 +91,27 @@ def _of_list(
         return Recorded(1.0, f"every {target} item that could be found was compared")
     names = directions_of(question, [target])
     if question.fuse == "sum" and sum(part.weight > 0 for part in question.parts) > 1:
-        return Recorded(None, f"no sums of parts were measured, only questions of one part: {', '.join(names)}")
+        return _of_sum(evaluation, question, target, found, rows)
     directions = evaluation.get("directions", {})
     if missing := [name for name in names if name not in directions]:
         how = evaluation.get("not_measured", {}).get(missing[0], "the most thorough parameters")
         return Recorded(None, f"no {missing[0]} question was measured; it is searched with {how}")
     told = [_of_direction(directions[name], name, found, found.matched / max(1, rows)) for name in names]
     return min(told, key=lambda one: -1.0 if one.value is None else one.value)
+
+
+def _of_sum(
+    evaluation: Mapping[str, Any], question: Question, target: str, found: ListLike, rows: int
+) -> Recorded:  # fmt: skip
+    """Return the recall of sums of two parts, which were measured without filters, nothing taken away."""
+    parts = [part for part in question.parts if part.weight > 0]
+    pair, level = "+".join(sorted(part.modality for part in parts)), found.params["level"]
+    told = evaluation.get("segments", {}).get(target, {}).get("sums", {}).get(pair)
+    if told is None or any(part.minus for part in parts):
+        return Recorded(None, "only sums of two parts were measured, and nothing taken away")
+    if found.matched < UNFILTERED * rows:
+        return Recorded(None, "sums of two parts were measured without filters only")
+    return Recorded(told["recall"][str(level)]["value"], f"{pair}>{target}, sums of two equal weights, {level} answers")
 
 
 def _of_direction(entry: Mapping[str, Any], name: str, found: ListLike, share: float) -> Recorded:

@@ -55,7 +55,10 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Engine, np.ndarray]:
     segment.folder = folder
     snapshot = MemorySnapshot(
         (segment,),
-        evaluation={"directions": {name: {"recall": told, "filters": FILTERS} for name, told in RECALL.items()}},
+        evaluation={
+            "directions": {name: {"recall": told, "filters": FILTERS} for name, told in RECALL.items()},
+            "segments": {"image": {"sums": {"audio+image": {"recall": {"10": {"value": 0.9}}}}}},
+        },
         manifest={"sources": [{"shards": "shards"}], "search": {"image": {"factory": FACTORY, "params": PARAMS}}},
     )  # fmt: skip
     return Engine(snapshot, Embedded()), vectors.far_QD  # type: ignore[arg-type]
@@ -79,20 +82,25 @@ def test_answers_are_nearly_those_of_the_exact_scan_and_say_how_they_came(made: 
     assert shared >= 0.95 * 50 * 10
 
 
-def test_a_mixed_question_takes_the_most_thorough_parameters_and_claims_no_recall(
+def test_a_mixed_question_takes_the_most_thorough_parameters_and_claims_what_was_measured(
     made: tuple[Engine, np.ndarray],
 ) -> None:
     engine, queries = made
     parts = (Part("audio", queries[0]), Part("image", queries[1], 0.5))
     result = engine.ask(Question(parts=parts, to="image", k=10, distinct=False))
-    assert result.params["image"]["nprobe"] == 16 and result.recall is None
-    assert result.recall_note == "no sums of parts were measured, only questions of one part: audio>image, image>image"
+    assert result.params["image"]["nprobe"] == 16
+    assert (result.recall, result.recall_note) == (0.9, "audio+image>image, sums of two equal weights, 10 answers")
     assert set(result.recorded) == {"audio>image", "image>image"}
     one = engine.ask(Question(parts=parts[1:], to="image", k=10, distinct=False))
     assert one.params["image"]["nprobe"] == 8 and (one.recall, one.recall_note) == (0.99, "image>image, 10 answers")
     fused = engine.ask(Question(parts=parts, to="image", k=10, distinct=False, fuse="rrf"))
     assert (fused.recall, fused.recall_note) == (0.965, "audio>image, 100 answers")
     assert fused.params["image"] == {"nprobe": 32, "k_factor": 8, "level": 100}
+    without = (parts[0], replace(parts[1], minus=True))
+    three = (*parts, Part("image", queries[2]))
+    for composed, note in ((without, "nothing taken away"), (three, "only sums of two parts were measured")):
+        told = engine.ask(Question(parts=composed, to="image", k=10, distinct=False))
+        assert told.recall is None and note in told.recall_note
     text = engine.ask(Question(parts=(Part("text", queries[0]),), to="image", k=10, distinct=False))
     assert text.recall is None
     assert text.recall_note == ("no text>image question was measured; it is searched with the most thorough parameters")
@@ -115,6 +123,9 @@ def test_a_filtered_question_tells_the_recall_of_the_filter_most_like_it(
     question = Question(parts=(Part("audio", queries[0]),), to="image", k=k, where=where, distinct=False)
     result = engine.ask(question)
     assert (result.mode, result.filter.strategy) == ("ann", {"image": "selector"})
+    sums = engine.ask(replace(question, parts=(*question.parts, Part("image", queries[1]))))
+    if "10 answers, a" in note:
+        assert (sums.recall, sums.recall_note) == (None, "sums of two parts were measured without filters only")
     assert (result.recall, result.recall_note) == (value, note.replace("not for 20", "not for 100"))
     assert engine.ask(replace(question, exact=True)).recall == 1.0
 

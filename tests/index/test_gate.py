@@ -107,6 +107,9 @@ def test_what_is_recorded(equipped: tuple[Kept, dict[str, Any], list[Any]]) -> N
     segments = evaluation["segments"]["image"]
     size = (kept.drafts[1].folder / FILE).stat().st_size
     assert segments["bytes_per_vector"] == pytest.approx(2 * DIM + size / ROWS, abs=0.1)
+    pairs = {f"{a}+{b}" for a in ("audio", "image", "text") for b in ("audio", "image", "text") if a <= b}
+    assert segments["sums"].keys() == pairs
+    assert all(told["recall"][level]["value"] >= 0.85 for told in segments["sums"].values() for level in ("10", "100"))
     assert [candidate["factory"] for candidate in segments["candidates"]] == ["IVF256,PQ8x4fsr", "IVF256,SQ8"]
     assert not (kept.drafts[0].folder / FILE).exists()
     assert [done for done, _, _ in steps] == list(range(len(steps))) and len(steps) <= steps[0][1]
