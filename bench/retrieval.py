@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from ..index.cards import stored_sample
+from ..index.clips import stored_sample
 from ..index.snapshot import Snapshot, open_snapshot
 from ..model.relation import MIN_OVERLAP, Spans, related
 from ..model.retrieval import RetrievalScores, figures, first_ranks, score

@@ -5,24 +5,24 @@ the same score. Parameters go with each call; nothing shared is changed.
 Shapes: Q queries, N rows, D dimensions, K answers.
 """
 
+import time
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from .errors import IndexStoreError
-from .exact import ExactScan, Found, ordered
+from .exact import ExactScan, Found, ordered, padded
 from .library import load_faiss
 from .matches import Matches
 
 FILE = "ann.faiss"
 LEVELS = (10, 100)
 """Numbers of answers that parameters are tuned for; for more than the last the search is exact."""
-AWAY = 0.5
-"""A query whose nearest lists hold less than this share of the matches that a random filter would leave them looks for
-something elsewhere: lists far from it are in no useful order (recall 0.78 in the tests), so it is searched exactly."""
+LATE = 0.1
+"""Share of a filtered query's answers that may come from the later half of what was looked through. Parameters are
+tuned without a filter: what a filter keeps may lie elsewhere, or so close together that short codes do not order it."""
 DESERIALIZATION_LOOPS = 10**8
 """Most turns that a file may make FAISS's reader take in one loop."""
 
@@ -38,76 +38,120 @@ class Setting:
     level: int = LEVELS[0]
     """Answers that it was tuned for."""
 
+    @property
+    def candidates(self) -> int:
+        """Return how many candidates are refined."""
+        return self.k_factor * self.level
+
     def as_dict(self) -> dict[str, int]:
         """Return plain values for JSON."""
         return {"nprobe": self.nprobe, "k_factor": self.k_factor, "level": self.level}
 
     def widened(self, share: float, nlist: int) -> "Setting":
-        """Return what finds as much when only a share of the rows may be found."""
-        nprobe = min(nlist, int(np.ceil(self.nprobe / max(share, 1 / nlist))))
-        return Setting(nprobe=nprobe, k_factor=self.k_factor, level=self.level)
+        """Return what finds as much when only a share of the rows may be found.
+
+        It looks through twice as much as is needed without a filter, at least: that is then the first half of it.
+        """
+        nprobe = min(nlist, int(np.ceil(self.nprobe * max(2, 1 / share))))
+        return Setting(nprobe=nprobe, k_factor=self.k_factor * (2 if share > 0.5 else 1), level=self.level)
+
+
+@dataclass(slots=True)
+class Clock:
+    """What searches that share it have spent so far."""
+
+    refine_s: float = 0.0
+    """On comparing candidates of ANN indexes with the stored vectors."""
 
 
 class AnnIndex:
     """An inverted-file index whose candidates are refined from the segment's own vectors; threads may share it."""
 
     def __init__(self, index: Any, scan: ExactScan) -> None:
-        """Put a trained and filled index before the vectors of a segment."""
+        """Put a trained and filled index before the vectors of a segment.
+
+        Raises:
+            IndexStoreError: a row is in none of its lists, or in two, or is none of the segment's.
+        """
         faiss = load_faiss()
         self.index = index
         self.nlist = int(faiss.extract_index_ivf(index).nlist)
         self._scan = scan
         self._refined = faiss.IndexRefine(index, scan.flat)
+        self._list_of_row = _list_of_row(index, self.nlist)
         self._params: dict[tuple[int, ...], Any] = {}
 
-    def search(self, queries_QD: np.ndarray, k: int, setting: Setting) -> Found:
-        """Return about the `k` nearest rows; -inf and -1 where the lists looked through hold fewer."""
+    def search(self, queries_QD: np.ndarray, k: int, setting: Setting, clock: Clock | None = None) -> Found:
+        """Return about the `k` nearest rows; -inf and -1 where the lists looked through hold fewer.
+
+        With a clock, candidates are refined apart, which takes longer and finds the same.
+        """
+        if clock is not None:
+            rows_QC = self._candidates(queries_QD, max(k, setting.candidates), setting.nprobe)
+            scores, rows = self._refine(queries_QD, rows_QC, k, clock)
+            if rows_QC[:, -1].min() >= 0:
+                return scores, rows
         key = setting.nprobe, setting.k_factor, setting.level, k
         params = self._params.get(key)
         if params is None:
             params = self._params[key] = self._prepare(setting, k)
         return _cleaned(*self._refined.search(queries_QD, k, params=params))
 
-    def search_matches(self, queries_QD: np.ndarray, k: int, setting: Setting, matches: Matches) -> Found:
+    def search_matches(
+        self, queries_QD: np.ndarray, k: int, setting: Setting, matches: Matches, clock: Clock | None = None
+    ) -> Found:
         """Return about the `k` nearest of the matching rows.
 
-        Queries whose lists hold few matches are searched exactly: what they look for lies elsewhere.
+        Queries whose answers come late in what was looked through, where further ones may follow, are searched exactly.
         """
         wide = setting.widened(matches.share, self.nlist)
-        candidates = max(k, min(matches.count, setting.k_factor * setting.level))
-        params = self._prepare(wide, candidates, matches.selector)
-        scores, rows = _cleaned(*self._refined.search(queries_QD, candidates, params=params))
-        scores, rows = scores[:, :k].copy(), rows[:, :k].copy()
-        short = np.flatnonzero((rows[:, -1] < 0) | self._looks_away(queries_QD, setting, matches))
-        if len(short):
-            scores[short], rows[short] = self._scan.search(np.ascontiguousarray(queries_QD[short]), k, matches)
+        answers = min(matches.count, max(k, setting.level))
+        rows_QC = self._candidates(queries_QD, min(matches.count, max(k, wide.candidates)), wide.nprobe, matches)
+        scores, rows = self._refine(queries_QD, rows_QC, answers, clock)
+        unsure = np.flatnonzero(self._may_lack(queries_QD, rows_QC, rows[:, : setting.level], wide.nprobe, matches))
+        scores, rows = padded(scores[:, :k].copy(), rows[:, :k].copy(), k)
+        if len(unsure):
+            scores[unsure], rows[unsure] = self._scan.search(np.ascontiguousarray(queries_QD[unsure]), k, matches)
         return scores, rows
 
-    def _looks_away(self, queries_QD: np.ndarray, setting: Setting, matches: Matches) -> np.ndarray:
-        """Tell which queries' nearest lists the filter leaves much emptier than others, bool (Q,)."""
-        ivf = load_faiss().extract_index_ivf(self.index)
-        nearest = ivf.quantizer.search(queries_QD, min(setting.nprobe, self.nlist))[1]
-        sizes, matching = (
-            np.bincount(lists, minlength=self.nlist) for lists in (self._list_of_row, self._list_of_row[matches.mask_N])
-        )
-        return matching[nearest].sum(axis=1) < AWAY * matches.share * sizes[nearest].sum(axis=1)
+    def _candidates(
+        self, queries_QD: np.ndarray, count: int, nprobe: int, matches: Matches | None = None
+    ) -> np.ndarray:
+        """Return the rows with the best codes, int64 (Q, count), best first; -1 where the lists hold fewer."""
+        selector = None if matches is None else matches.selector
+        params = load_faiss().SearchParametersIVF(nprobe=min(nprobe, self.nlist), sel=selector)
+        return self.index.search(queries_QD, count, params=params)[1]
 
-    @cached_property
-    def _list_of_row(self) -> np.ndarray:
-        faiss = load_faiss()
-        lists, list_of_row = faiss.extract_index_ivf(self.index).invlists, np.empty(self.index.ntotal, np.int32)
-        for number in range(self.nlist):
-            size = lists.list_size(number)
-            if size:
-                list_of_row[faiss.rev_swig_ptr(lists.get_ids(number), size)] = number
-        return list_of_row
+    def _refine(self, queries_QD: np.ndarray, rows_QC: np.ndarray, k: int, clock: Clock | None) -> Found:
+        """Return the best of the candidates; what is missing among them counts as row 0, so look for it before."""
+        began = time.perf_counter()
+        found = self._scan.score(queries_QD, rows_QC, k)
+        if clock is not None:
+            clock.refine_s += time.perf_counter() - began
+        return found
 
-    def _prepare(self, setting: Setting, k: int, selector: Any = None) -> Any:
+    def _may_lack(
+        self, queries_QD: np.ndarray, rows_QC: np.ndarray, rows_QK: np.ndarray, nprobe: int, matches: Matches
+    ) -> np.ndarray:
+        """Tell which queries' answers are no sure ones, bool (Q,).
+
+        Either the lists hold too few matches, or more than `LATE` of the answers come from the later half of the
+        candidates or of the lists: as many or more may then lie beyond what was looked through.
+        """
+        lacking_Q = rows_QC[:, -1] < 0
+        if rows_QC.shape[1] < matches.count:
+            lacking_Q |= _share_in(rows_QK, rows_QC[:, rows_QC.shape[1] // 2 :]) > LATE
+        if nprobe < self.nlist:
+            ivf = load_faiss().extract_index_ivf(self.index)
+            lists_QP = ivf.quantizer.search(queries_QD, nprobe)[1]
+            lacking_Q |= _share_in(self._list_of_row[rows_QK], lists_QP[:, nprobe // 2 :]) > LATE
+        return lacking_Q
+
+    def _prepare(self, setting: Setting, k: int) -> Any:
         faiss = load_faiss()
-        candidates = max(k, setting.k_factor * setting.level)
         return faiss.IndexRefineSearchParameters(
-            k_factor=(candidates + 0.5) / k,  # FAISS rounds the product down
-            base_index_params=faiss.SearchParametersIVF(nprobe=min(setting.nprobe, self.nlist), sel=selector),
+            k_factor=(max(k, setting.candidates) + 0.5) / k,  # FAISS rounds the product down
+            base_index_params=faiss.SearchParametersIVF(nprobe=min(setting.nprobe, self.nlist)),
         )
 
 
@@ -120,15 +164,43 @@ def open_ann(path: Path, scan: ExactScan) -> AnnIndex:
     faiss = load_faiss()
     faiss.set_deserialization_vector_byte_limit(max(path.stat().st_size, 2**20))
     faiss.set_deserialization_loop_limit(DESERIALIZATION_LOOPS)
+    rows, dim = scan.vectors_ND.shape
     try:
         index = faiss.read_index(str(path))
         ivf = faiss.try_extract_index_ivf(index)
-    except RuntimeError as e:
+        if ivf is None or (index.ntotal, index.d, index.metric_type) != (rows, dim, faiss.METRIC_INNER_PRODUCT):
+            raise IndexStoreError(f"not the search index of {rows} vectors of {dim} numbers; build the index again")
+        ann = AnnIndex(index, scan)
+        # some of what a file declares is met only in a search
+        ann.search(scan.vectors_ND[:1].astype(np.float32), 1, Setting(nprobe=1, k_factor=1))
+    except IndexStoreError as e:
+        raise IndexStoreError(f"{path}: {e}") from e
+    except (RuntimeError, MemoryError) as e:
         raise IndexStoreError(f"{path}: FAISS cannot read it; build the index again") from e
-    rows, dim = scan.vectors_ND.shape
-    if ivf is None or (index.ntotal, index.d, index.metric_type) != (rows, dim, faiss.METRIC_INNER_PRODUCT):
-        raise IndexStoreError(f"{path}: not the search index of {rows} vectors of {dim} numbers; build the index again")
-    return AnnIndex(index, scan)
+    return ann
+
+
+def _list_of_row(index: Any, nlist: int) -> np.ndarray:
+    """Return the number of the list that each row is in, int32 (N,)."""
+    faiss = load_faiss()
+    lists, found_N = faiss.extract_index_ivf(index).invlists, np.full(index.ntotal, -1, np.int32)
+    for number in range(nlist):
+        if size := lists.list_size(number):
+            rows = faiss.rev_swig_ptr(lists.get_ids(number), size)
+            if rows.min() < 0 or rows.max() >= len(found_N):
+                raise IndexStoreError(
+                    f"list {number} of the search index has a row that is none; build the index again"
+                )
+            found_N[rows] = number
+    held = sum(lists.list_size(number) for number in range(nlist))
+    if held != len(found_N) or found_N.min(initial=0) < 0:
+        raise IndexStoreError("a row is in none of the search index's lists, or in two; build the index again")
+    return found_N
+
+
+def _share_in(values_QK: np.ndarray, chosen_QC: np.ndarray) -> np.ndarray:
+    """Return which share of each row's values is among those chosen for it, float64 (Q,)."""
+    return np.array([np.isin(values, chosen).mean() for values, chosen in zip(values_QK, chosen_QC, strict=True)])
 
 
 def _cleaned(scores_QK: np.ndarray, rows_QK: np.ndarray) -> Found:

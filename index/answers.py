@@ -5,7 +5,7 @@ from typing import Any
 
 TOLD = (
     "item_id", "modality", "key", "caption", "labels", "language", "split", "group", "media_id", "start_ms", "end_ms",
-    "shard",
+    "duration_s", "shard",
 )  # fmt: skip
 """Columns of an item that an answer repeats."""
 
@@ -36,7 +36,11 @@ class Answer:
     media_id: str
     start_ms: int
     end_ms: int
+    duration_s: float
     shard: str
+    clip: dict[str, Any] | None
+    """Where its media lie: `tar`, and `offset` and `length` in bytes of a stretch of it that is a tar of its own. None
+    where that is not known. The server tells addresses instead, `media` and `thumb`."""
     same_content: int
     """How many more items hold the very same sound or picture; they are not listed, unless `distinct` is off."""
     similar: int
@@ -83,13 +87,16 @@ class QueryResult:
     mode: str
     """`exact`, or `ann` where at least one list came through an ANN index."""
     params: dict[str, dict[str, Any]]
-    """Of the ANN search, by modality that was searched."""
+    """Of the ANN search, by modality that was searched; with `rrf` the largest of any part."""
     recall: float | None
-    """Recall at 10 that the build measured, the lowest of the directions searched; 1 for exact search."""
+    """What the build measured of such questions, the lowest of the lists; 1 for exact search, None if nothing was."""
+    recall_note: str
+    """Which questions were measured: direction, number of answers, filter; without a recall, why there is none."""
     recorded: dict[str, dict[str, Any]]
-    """All recall that the build measured, by direction searched."""
+    """All recall that the build measured without filters, by direction searched."""
     timings_ms: dict[str, float]
-    """Of the pass that answered this question, with all that came with it."""
+    """Of the pass that answered this question, with all that came with it: `decode` files, `encode` them, `search`,
+    `refine` what the ANN index proposed (no part of `search`; 0 where all is compared), gather the `metadata`."""
     partial: bool
     """Whether some of the index was not searched; it always is."""
     filter: FilterReport

@@ -49,8 +49,9 @@ class Asked:
 
 
 def gather_queries(
-    vectors: Mapping[str, Sequence[np.ndarray]], given: Mapping[str, np.ndarray], target: str, seed: int
-) -> dict[str, Asked]:
+    vectors: Mapping[str, Sequence[np.ndarray]], given: Mapping[str, np.ndarray], target: str, seed: int,
+    sources: Mapping[str, str] | None = None,
+) -> dict[str, Asked]:  # fmt: skip
     """Return queries by modality for the rows of modality `target`.
 
     Args:
@@ -58,12 +59,15 @@ def gather_queries(
         given: held-out queries by modality; those that are missing or empty are sampled from the segments.
         target: modality of the rows.
         seed: of the samples.
+        sources: by modality, where given queries come from, if they are not held out.
     """
     asked = {}
     for modality in sorted(vectors.keys() | given.keys()):
         if modality in given and len(given[modality]):
             chosen = np.random.default_rng(seed).permutation(len(given[modality]))[:NUM_QUERIES]
-            asked[modality] = Asked(np.ascontiguousarray(given[modality][chosen], dtype=np.float32), GIVEN)
+            asked[modality] = Asked(
+                np.ascontiguousarray(given[modality][chosen], dtype=np.float32), (sources or {}).get(modality, GIVEN)
+            )
         elif modality in vectors:
             queries, own = sample_rows(vectors[modality], NUM_QUERIES, seed)
             is_target = modality == target

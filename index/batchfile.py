@@ -8,6 +8,7 @@ its place.
 
 import csv
 import json
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -79,7 +80,7 @@ def write_batch(config: QueryConfig, questions: Path, out: Path, progress: Progr
 
 
 def read_rows(path: Path) -> Iterator[Row]:
-    """Yield the rows of a file of questions; a line that is none is an error in its place.
+    """Yield the rows of a file of questions; a line that is none is an error in its place, an empty one is nothing.
 
     Raises:
         QueryError: the file is missing, not text, or neither JSONL nor CSV.
@@ -89,7 +90,7 @@ def read_rows(path: Path) -> Iterator[Row]:
         raise QueryError(f"{path}: want a file of questions that ends in .jsonl or .csv")
     try:
         with path.open(encoding="utf-8-sig", newline="") as f:
-            yield from csv.DictReader(f) if path.suffix == ".csv" else map(_json_row, f)
+            yield from csv.DictReader(f) if path.suffix == ".csv" else (_json_row(line) for line in f if line.strip())
     except (OSError, UnicodeDecodeError, csv.Error) as e:
         raise QueryError(f"{path}: cannot be read ({getattr(e, 'strerror', None) or e})") from e
 
@@ -115,14 +116,20 @@ def _is_text(value: Any) -> bool:
 
 def _pass(engine: Engine, base: QueryConfig, path: Path, rows: list[tuple[int, Row]]) -> list[dict[str, Any]]:
     names = [_name(row, number) for number, row in rows]
+    began = time.perf_counter()
     asked = [_question(engine, base, path, row) for _, row in rows]
+    decode_ms = {"decode": round(1000 * (time.perf_counter() - began), 3)}
     good = [question for question in asked if isinstance(question, Question)]
     answers = iter(_answers(engine, good))
     told = [next(answers) if isinstance(one, Question) else one for one in asked]
     return [
-        {"id": name} | ({"error": str(one)} if isinstance(one, UnibrivlError) else one.as_dict())
+        {"id": name} | ({"error": str(one)} if isinstance(one, UnibrivlError) else _timed(one, decode_ms))
         for name, one in zip(names, told, strict=True)
     ]  # fmt: skip
+
+
+def _timed(result: QueryResult, before: dict[str, float]) -> dict[str, Any]:
+    return replace(result, timings_ms=before | result.timings_ms).as_dict()
 
 
 def _answers(engine: Engine, questions: list[Question]) -> list[QueryResult | UnibrivlError]:

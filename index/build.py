@@ -15,12 +15,14 @@ from ..model.embed import Encoder, load_encoder
 from ..shards import ClipShards, read_dataset
 from ..shards.arrays import array_of
 from ..shards.catalog import committed_shards
+from .captions import CAPTIONS, embed_captions
 from .embedded import read_embeddings
 from .errors import IndexMismatchError, IndexStoreError
 from .gate import equip
 from .memory import check_memory, peak_rss_mb
 from .merge import merged_drafts, needs_merging
 from .plan import SearchConfig
+from .recorded import not_measured
 from .segment import GIVEN_SCHEMA, Draft, draft_segment, seal_segment
 from .snapshot import Snapshot, Tombstones, open_snapshot, publish, writing
 
@@ -172,7 +174,9 @@ def _publish(
     else:
         if before is not None:
             drafts, segments, gone = merged_drafts(config.out / "segments", before, gone, drafts), [], {}
-        evaluation = equip(drafts, {}, config.search, progress)
+        words = embed_captions(encoder, drafts, config.search, progress)
+        evaluation = equip(drafts, words, config.search, progress, {"text": CAPTIONS})
+        evaluation |= not_measured(evaluation, encoder.fingerprints())
         search = evaluation.pop("search")
     for entry in (seal_segment(draft, config.out / "segments") for draft in drafts):
         if entry in segments:  # all of it was deleted or replaced, and is back

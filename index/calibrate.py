@@ -13,6 +13,7 @@ from typing import Literal
 import numpy as np
 
 from .compose import Composed
+from .segment import Segment
 from .snapshot import Snapshot
 
 SAMPLE_ROWS = 1000
@@ -41,6 +42,10 @@ class Background:
         return np.interp(scores, self.quantiles, SHARES)
 
 
+NOTHING = Background(0.0, 1.0, np.zeros(101), "sampled")
+"""Where every row was deleted."""
+
+
 class Calibrator:
     """Compares the answers of one snapshot with random pairs."""
 
@@ -53,7 +58,9 @@ class Calibrator:
         """Return the background of each question: the build's record where it has one part, else a sample's cosines."""
         found = [self._recorded(one, target) for one in composed]
         missing = [number for number, background in enumerate(found) if background is None]
-        if missing:
+        if missing and not len(self._sample(target)):
+            found = [background or NOTHING for background in found]
+        elif missing:
             scored_QD = np.stack([composed[number].scored_D for number in missing])
             cosines_QN = scored_QD @ self._sample(target).T
             for number, cosines in zip(missing, cosines_QN.astype(np.float64), strict=True):
@@ -68,15 +75,21 @@ class Calibrator:
         return Background(told["mean"], told["sd"], np.asarray(told["quantiles"], np.float64), "recorded")
 
     def _sample(self, modality: str) -> np.ndarray:
-        """Return the embeddings (N, D) float32 of rows that are drawn once, the same from any order of questions."""
+        """Return the embeddings (N, D) float32 of live rows, drawn once, the same from any order of questions."""
         if modality not in self._samples:
-            segments = self._snapshot.of(modality)
-            ends = np.cumsum([len(segment.vectors_ND) for segment in segments])
+            live = [_live_rows(self._snapshot, segment) for segment in self._snapshot.of(modality)]
+            ends = np.cumsum([len(rows) for rows in live])
             drawn = np.random.default_rng(int(ends[-1])).permutation(int(ends[-1]))[:SAMPLE_ROWS]
             numbers = np.searchsorted(ends, drawn, side="right")
-            rows = drawn - np.concatenate([[0], ends])[numbers]
+            places = drawn - np.concatenate([[0], ends])[numbers]
+            rows = np.array([live[number][place] for number, place in zip(numbers, places, strict=True)], np.int64)
             self._samples[modality] = stored_vectors(self._snapshot, modality, numbers, rows)
         return self._samples[modality]
+
+
+def _live_rows(snapshot: Snapshot, segment: Segment) -> np.ndarray:
+    live = snapshot.live(segment)
+    return np.arange(len(segment.rows)) if live is None else np.flatnonzero(live)
 
 
 def stored_vectors(snapshot: Snapshot, modality: str, segments_K: np.ndarray, rows_K: np.ndarray) -> np.ndarray:

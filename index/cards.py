@@ -1,16 +1,15 @@
 """Turns rows of an index and the media in its shards into the cards of a results page."""
 
 import io
-import os
 from pathlib import Path
 from typing import Any
 
 import soundfile
 from PIL import Image
 
-from ..shards import SAMPLE_RATE, Sample
-from ..shards.reader import read_sample
+from ..shards import SAMPLE_RATE
 from .answers import QueryResult
+from .clips import stored_sample
 from .media import read_picture, read_sound
 from .page import Card, Page, Question
 from .query import Asked, QueryConfig
@@ -19,21 +18,6 @@ from .snapshot import Snapshot
 PICTURE_PX = 256
 """Side of a query picture on the page."""
 WORDS = {"audio": "sound", "image": "picture", "text": "words"}
-
-
-def stored_sample(snapshot: Snapshot, row: dict[str, Any]) -> Sample:
-    """Read the clip of an index row from the shards that the index was made of.
-
-    Raises:
-        ShardError: the shards are damaged.
-        FileNotFoundError: they were moved away.
-    """
-    path = snapshot.root / snapshot.manifest["sources"][row["source"]]["shards"] / "shards" / f"{row['shard']}.tar"
-    fd = os.open(path, os.O_RDONLY)
-    try:
-        return read_sample(fd, path, row["key"], row["tar_offset"], row["tar_len"])
-    finally:
-        os.close(fd)
 
 
 def clip_card(

@@ -18,6 +18,7 @@ from .gate import equip
 from .memory import check_memory
 from .merge import merged_drafts
 from .plan import SearchConfig
+from .recorded import not_measured
 from .retrieve import Retriever
 from .segment import discard, seal_segment
 from .snapshot import (
@@ -35,7 +36,7 @@ from .snapshot import (
 from .where import Where
 
 GRACE_S = 3600.0
-"""Snapshots younger than this are not cleaned away: somebody may be about to open one."""
+"""Snapshots that were current so lately are not cleaned away: somebody may be about to open one."""
 COMPACT_SHARE, COMPACT_SEGMENTS = 0.2, 8
 """Compacting is advised from this share of deleted rows, or more segments of one modality."""
 NONE = np.zeros(0, np.int64)
@@ -125,6 +126,7 @@ def compact(root: Path, search: SearchConfig, progress: Progress = lambda done, 
         check_memory(most, snapshot.manifest["dim"], search)
         drafts = merged_drafts(root / "segments", snapshot, snapshot.tombstones)
         evaluation = equip(drafts, {}, search, progress)
+        evaluation |= not_measured(evaluation, snapshot.manifest["encoder"]["fingerprints"])
         found = evaluation.pop("search")
         entries = [seal_segment(draft, root / "segments") for draft in drafts]
         changed = {"segments": entries, "search": found, "asked": search.asked(), "parent": snapshot.id}
@@ -157,7 +159,7 @@ def clean(root: Path, grace_s: float = GRACE_S) -> Cleaned:
 
     Args:
         root: folder of the index.
-        grace_s: younger snapshots stay, as do those that a process has open.
+        grace_s: snapshots that were current less than so long ago stay, as do those that a process has open.
     """
     with changing(root):
         current = current_id(root)
@@ -264,7 +266,7 @@ def _unused_segments(root: Path) -> list[Path]:
 
 
 def _listed(root: Path, path: Path, current: str) -> Listed:
-    written = path.stat().st_mtime
+    written = (path / MANIFEST if (path / MANIFEST).exists() else path).stat().st_mtime
     try:
         manifest = read_manifest(root, path.name)[1]
     except IndexStoreError as e:

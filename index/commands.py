@@ -197,7 +197,9 @@ def compact_command(
 @app.command("clean")
 def clean_command(
     index: Index,
-    grace: Annotated[float, typer.Option(min=0, metavar="SECONDS", help="Younger snapshots stay.")] = 3600.0,
+    grace: Annotated[
+        float, typer.Option(min=0, metavar="SECONDS", help="Snapshots that were current so lately stay.")
+    ] = 3600.0,
     as_json: Json = False,
 ) -> None:
     """Remove snapshots other than the current one, and what only they used; what a process has open stays.

@@ -12,16 +12,21 @@ import numpy as np
 
 from ..model.embed import Encoder, load_encoder
 from ..shards.arrays import array_of
+from .ann import Clock
 from .answers import TOLD, Answer, FilterReport, Merged, QueryResult
 from .calibrate import Background, Calibrator, stored_vectors
+from .clips import place_in_shards
 from .compose import Composed, compose, embed_parts
 from .encoders import mismatch, place_of_run
 from .errors import IndexMismatchError
 from .question import Part, Question
+from .recorded import directions_of, recall_of
 from .retrieve import Found, Retriever
 from .snapshot import Snapshot, open_snapshot
 
 DIGITS = 6
+PLACE = ("source", "tar_offset", "tar_len")
+"""Columns that say where in its shard a clip lies."""
 
 __all__ = ["Engine", "Part", "QueryResult", "Question", "open_engine"]
 
@@ -90,12 +95,19 @@ class Engine:
         embedded = np.split(parts_PD, np.cumsum([len(question.parts) for question in questions])[:-1])
         composed = [compose(*pair) for pair in zip(questions, embedded, strict=True)]
         marks.append(time.perf_counter())
-        found = self.retriever.lists(list(zip(questions, composed, strict=True)))
+        clock = Clock()
+        found = self.retriever.lists(list(zip(questions, composed, strict=True)), clock)
         marks.append(time.perf_counter())
         told = self._tell_all(questions, composed, found)
         marks.append(time.perf_counter())
-        names = ("encode", "search", "metadata")
-        timings = {name: round(1000 * (marks[n + 1] - marks[n]), 3) for n, name in enumerate(names)}
+        encode_s, search_s, metadata_s = np.diff(marks).tolist()
+        spent = {
+            "encode": encode_s,
+            "search": search_s - clock.refine_s,
+            "refine": clock.refine_s,
+            "metadata": metadata_s,
+        }
+        timings = {name: round(1000 * seconds, 3) for name, seconds in spent.items()}
         return [QueryResult(timings_ms=dict(timings), **fields) for fields in told]
 
     def _tell_all(
@@ -115,12 +127,14 @@ class Engine:
         """Return the fields of a result, apart from its timings."""
         results = {target: self._answers(composed, target, one, backgrounds[target]) for target, one in found.items()}
         ann = {target for target, one in found.items() if one.mode == "ann"}
-        recorded = self._recorded(question, found)
+        rows = {target: sum(len(segment.rows) for segment in self.snapshot.of(target)) for target in found}
+        recall = recall_of(self.snapshot.evaluation, question, found, rows)
         return {
             "index": str(self.snapshot.root), "snapshot": self.snapshot.id, "encoder": self.fingerprints,
             "other_encoder": self.other_encoder, "query": describe(question), "mode": "ann" if ann else "exact",
             "params": {target: found[target].params for target in sorted(ann)},
-            "recall": lowest_recall(recorded, ann), "recorded": recorded, "partial": False,
+            "recall": recall.value, "recall_note": recall.note, "recorded": self._recorded(question, found),
+            "partial": False,
             "filter": FilterReport(
                 matched={target: one.matched for target, one in found.items()},
                 strategy={target: one.strategy for target, one in found.items()},
@@ -131,8 +145,7 @@ class Engine:
 
     def _recorded(self, question: Question, found: dict[str, Found]) -> dict[str, dict[str, Any]]:
         directions = self.snapshot.evaluation.get("directions", {})
-        asked = dict.fromkeys(part.modality for part in question.parts if part.weight)
-        names = [f"{query}>{target}" for target in found for query in asked]
+        names = directions_of(question, list(found))
         return {name: directions[name]["recall"] for name in names if name in directions}
 
     def _answers(self, composed: Composed, target: str, found: Found, background: Background) -> list[Answer]:
@@ -163,9 +176,10 @@ class Engine:
         rows: list[dict[str, Any]] = [{}] * len(rows_K)
         for number, segment in enumerate(self.snapshot.of(modality)):
             places = np.flatnonzero(segments_K == number)
-            taken = segment.rows.select(TOLD).take(array_of(rows_K[places])).to_pylist()
+            taken = segment.rows.select((*TOLD, *PLACE)).take(array_of(rows_K[places])).to_pylist()
             for place, row in zip(places.tolist(), taken, strict=True):
-                rows[place] = row
+                clip = place_in_shards(self.snapshot.root, self.snapshot.manifest, row)
+                rows[place] = {name: row[name] for name in TOLD} | {"clip": clip}
         return rows
 
 
@@ -181,14 +195,6 @@ def describe(question: Question) -> dict[str, Any]:
         "distinct": question.distinct, "near": question.near,
         "where": None if question.where is None else question.where.as_json(),
     }  # fmt: skip
-
-
-def lowest_recall(recorded: dict[str, dict[str, Any]], ann: set[str]) -> float | None:
-    """Return the lowest recall at 10 of the directions that an ANN index answered; None where none was recorded."""
-    if not ann:
-        return 1.0
-    told = [recall["10"]["value"] for name, recall in recorded.items() if name.partition(">")[2] in ann]
-    return min(told, default=None)
 
 
 def merged(results: dict[str, list[Answer]], k: int) -> list[Merged]:

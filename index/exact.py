@@ -70,11 +70,11 @@ class ExactScan:
         for start in range(0, len(queries_QD), BLOCK_QUERIES):
             queries = queries_QD[start : start + BLOCK_QUERIES]
             places = multiply(self.vectors_ND, queries, min(k + SPARE, count), rows)[1]
-            found.append(self._score(queries, places if rows is None else rows[places], k))
+            found.append(self.score(queries, places if rows is None else rows[places], k))
         scores, numbers = (np.concatenate(parts) for parts in zip(*found, strict=True))
         return scores, numbers
 
-    def _score(self, queries_QD: np.ndarray, rows_QK: np.ndarray, k: int) -> Found:
+    def score(self, queries_QD: np.ndarray, rows_QK: np.ndarray, k: int) -> Found:
         """Score given rows as a scan would, and keep the best `k`."""
         scratch_KD = np.empty((rows_QK.shape[1], self.vectors_ND.shape[1]), np.float16)
         index = _mapped_index(scratch_KD)

@@ -5,7 +5,6 @@ questions to come: parameters tuned on rows fall short for queries of another mo
 asked for is made more thorough, then searched exactly.
 """
 
-import resource
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -22,8 +21,9 @@ from .background import measure_background
 from .errors import GateError
 from .exact import ExactScan
 from .library import load_faiss
-from .measure import exact_direction, measure_direction
-from .plan import SearchConfig, chosen_factories, estimate_memory
+from .measure import exact_direction, measure_direction, measure_sums
+from .memory import peak_rss_mb
+from .plan import SearchConfig, chosen_factories
 from .search import Part, search_parts, write_settings
 from .tune import Trial, Tuned, tune, verify
 
@@ -98,6 +98,7 @@ def equip(
     queries: Mapping[str, np.ndarray],
     config: SearchConfig,
     progress: Progress = lambda done, total, text: None,
+    sources: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """Give each draft the index it needs, in `ann.faiss`, and return what was measured: the content of `eval.json`.
 
@@ -105,38 +106,28 @@ def equip(
         drafts: segments whose vectors are written.
         queries: by modality, float32 (Q, D), unit norm: held-out queries; a modality that is missing or empty is
             sampled from the drafts.
-        config: recall wanted, memory, kind of index.
+        config: recall wanted, memory (which `check_memory` has allowed), kind of index.
         progress: called with steps done, steps in all and what is done.
+        sources: by modality, where queries come from, if they are not held out.
 
     Raises:
-        GateError: the index asked for by name does not reach the recall, or memory does not suffice.
+        GateError: the index asked for by name cannot be, or does not reach the recall.
     """
     vectors: dict[str, list[np.ndarray]] = {}
     for draft in drafts:
         vectors.setdefault(draft.modality, []).append(draft.vectors_ND)
-    _check_memory(vectors, config)
     say = _counter(progress, _count_steps(vectors, queries, config))
     evaluation: dict[str, Any] = {"search": {}, "directions": {}, "segments": {}, "peak_rss_mb": None}
     for target in sorted(vectors):
         mine = tuple(draft for draft in drafts if draft.modality == target)
-        asked = gather_queries(vectors, queries, target, config.seed)
+        asked = gather_queries(vectors, queries, target, config.seed, sources)
         job = Job(target, mine, tuple(ExactScan(draft.vectors_ND) for draft in mine), asked, config, say)
         search, directions, segments = _equip_modality(job)
         evaluation["search"][target], evaluation["segments"][target] = search, segments
         evaluation["directions"] |= directions
     if any(found["factory"] != "exact" for found in evaluation["search"].values()):
-        evaluation["peak_rss_mb"] = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1)
+        evaluation["peak_rss_mb"] = peak_rss_mb()
     return evaluation | {"background": measure_background(vectors, queries, config.seed)}
-
-
-def _check_memory(vectors: Mapping[str, Sequence[np.ndarray]], config: SearchConfig) -> None:
-    shapes = [part.shape for parts in vectors.values() for part in parts]
-    needed = max((estimate_memory(rows, dim, config) for rows, dim in shapes), key=lambda e: e.bytes, default=None)
-    if needed is not None and config.memory_gb is not None and needed.bytes > config.memory_gb * 1e9:
-        raise GateError(
-            f"the search index needs more than {config.memory_gb:g} GB: {needed.plan}; give more memory, or search "
-            "exactly"
-        )
 
 
 def _count_steps(
@@ -273,11 +264,10 @@ def _verified(job: Job, candidate: Candidate, trials: Mapping[str, Trial]) -> tu
 def _describe(
     job: Job, candidate: Candidate, trials: Mapping[str, Trial], tables: list[dict[str, Any]]
 ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+    served = {modality: replace(trial, parts=candidate.parts) for modality, trial in trials.items()}
     directions = {
-        f"{modality}>{job.target}": measure_direction(
-            replace(trial, parts=candidate.parts), candidate.settings[modality], job.config.recall
-        )
-        for modality, trial in trials.items()
+        f"{modality}>{job.target}": measure_direction(trial, candidate.settings[modality], job.config.recall)
+        for modality, trial in served.items()
     }
     files = [draft.folder / FILE for draft in job.drafts]
     rows = sum(len(scan.vectors_ND) for scan in job.scans)
@@ -285,6 +275,7 @@ def _describe(
     segments = {
         "bytes_per_vector": round(2 * job.scans[0].vectors_ND.shape[1] + size, 1),
         "build_cpu_s": round(candidate.build_cpu_s, 2), "candidates": tables,
+        "sums": measure_sums(served, candidate.settings),
     }  # fmt: skip
     search = {"factory": candidate.factory, "params": write_settings(candidate.settings)}
     return search, directions, segments

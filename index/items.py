@@ -15,11 +15,11 @@ import numpy as np
 
 from ..shards import ShardError
 from ..shards.subset import flat_labels
-from .cards import stored_sample
+from .clips import stored_sample
+from .conditions import COLUMNS
 from .errors import IndexStoreError, RequestError
 from .segment import Segment
 from .snapshot import Snapshot
-from .where import COLUMNS
 
 SHARD_NAME = re.compile(r"[\w][\w.-]*/[\w][\w.-]*", flags=re.ASCII)
 """A shard of an index, split before name: nothing that could lead out of the shard set."""
@@ -39,7 +39,7 @@ TOLD = (
     "end_ms",
 )
 OFFERED = ("labels", "split", "caption", "duration_s", "language", "media_id")
-"""Columns that the page offers to filter by; programs have all of `where.COLUMNS`."""
+"""Columns that the page offers to filter by; programs have all of `conditions.COLUMNS`."""
 COUNTED = ("labels", "split", "language")
 ALL_VALUES = 500
 """Values of a column that the page offers, the most frequent ones."""

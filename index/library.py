@@ -1,13 +1,15 @@
 """FAISS, loaded where it is needed: which package is missing or twice there is said in one line."""
 
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from .. import UnibrivlError
 
 
+@cache
 def load_faiss() -> Any:
-    """Return the module `faiss`.
+    """Return the module `faiss`; looking for packages takes a millisecond, as long as a search, and is done once.
 
     Raises:
         UnibrivlError: it is not installed, or two packages of it are.

@@ -4,13 +4,15 @@ Shapes: Q queries, K answers.
 """
 
 import time
+from collections.abc import Mapping, Sequence
+from itertools import combinations_with_replacement
 from typing import Any
 
 import numpy as np
 
-from .ann import Setting
+from .ann import LEVELS, Setting
 from .recall import PERFECT, recalls, summarize
-from .search import Hits, search_parts
+from .search import Hits, most_thorough, search_parts
 from .tune import Trial
 
 RECALL_AT = (1, 10, 100)
@@ -18,6 +20,8 @@ SELECTIVITIES = (0.5, 0.1, 0.01, 0.001)
 """Shares of the rows that random filters keep."""
 FILTER_QUERIES = 200
 SINGLE_QUERIES = 300
+SUMS = 500
+"""Questions of two parts that are measured, of each pair of modalities."""
 PERCENTILES = {"p50": 50, "p95": 95, "p99": 99}
 
 
@@ -46,8 +50,32 @@ def measure_direction(trial: Trial, settings: list[Setting], target: float) -> d
         "filters": {f"{share:g}": _filtered_recall(trial, first, share) for share in SELECTIVITIES},
         "ms": {name: round(float(np.percentile(singles, at)) * 1e3, 4) for name, at in PERCENTILES.items()},
         "qps_single": round(len(singles) / float(singles.sum()), 1),
-        "qps_batch": round(len(trial.asked.queries_QD) / min(trial.run(first).wall_s for _ in range(3)), 1),
+        "qps_batch": round(len(trial.asked.queries_QD) / min(trial.run(first, fill=True).wall_s for _ in range(3)), 1),
     }  # fmt: skip
+
+
+def measure_sums(trials: Mapping[str, Trial], settings: Mapping[str, Sequence[Setting]]) -> dict[str, dict[str, Any]]:
+    """Return the recall of questions of two parts, equally heavy, by their modalities, such as `audio+image`.
+
+    Args:
+        trials: by query modality: the queries that verify, and the segments as they are served.
+        settings: by query modality, one a level; two modalities together take the most thorough, as serving does.
+    """
+    found = {}
+    for first, second in combinations_with_replacement(sorted(trials), 2):
+        trial, others_QD = trials[first], trials[second].asked.queries_QD
+        number = min(len(trial.asked.queries_QD), len(others_QD), SUMS)
+        sums_QD = trial.asked.queries_QD[:number] + np.roll(others_QD[:number], 1, axis=0)
+        sums_QD /= np.maximum(np.linalg.norm(sums_QD, axis=1, keepdims=True), np.float32(1e-6))
+        truth_QK = search_parts(trial.parts, sums_QD, LEVELS[-1], None).scores_QK
+        recall = {}
+        for place, level in enumerate(LEVELS):
+            same = settings[first] if first == second else [most_thorough(s[place] for s in settings.values())]
+            setting = next(s for s in same if s.level == level)
+            hits = search_parts(trial.parts, sums_QD, level, setting)
+            recall[str(level)] = summarize(recalls(hits.scores_QK, truth_QK, level), trial.seed).as_dict()
+        found[f"{first}+{second}"] = {"queries": number, "recall": recall}
+    return found
 
 
 def _recall(trial: Trial, settings: list[Setting], k: int) -> dict[str, float]:

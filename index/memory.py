@@ -24,9 +24,9 @@ def check_memory(rows: int, dim: int, search: SearchConfig) -> None:
     allowed = search.memory_gb or left
     if allowed is not None and needed > allowed:
         whose = "--memory allows" if search.memory_gb else "this machine has left"
+        less = ", or pass --exact, which needs the least" if search.is_approximate(rows, dim) else ""
         raise IndexStoreError(
-            f"the build needs about {needed:.1f} GB ({estimate.plan}), {whose} {allowed:.1f}; give more "
-            "memory, or pass --exact, which needs the least"
+            f"the build needs about {needed:.1f} GB ({estimate.plan}), {whose} {allowed:.1f}; give more memory{less}"
         )
 
 

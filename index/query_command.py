@@ -196,7 +196,7 @@ def _print_explanation(result: "QueryResult") -> None:
         ("index", f"{result.index}, snapshot {result.snapshot}"),
         *((f"{modality} model", name[:16]) for modality, name in result.encoder.items()),
         ("search", result.mode + "".join(f", {target} {params}" for target, params in result.params.items())),
-        ("recall at 10", "not recorded" if result.recall is None else f"{result.recall:.4f}"),
+        ("recall", f"{'not known' if result.recall is None else f'{result.recall:.4f}'}: {result.recall_note}"),
         *((f"recorded {name}", _recall(told)) for name, told in result.recorded.items()),
         *((f"matched {target}", f"{count:,} by {result.filter.strategy[target]}")
           for target, count in result.filter.matched.items()),

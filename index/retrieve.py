@@ -6,14 +6,15 @@ Shapes: P parts, D dimensions, N rows, K candidates.
 from collections import OrderedDict, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from ..shards.catalog import ONTOLOGY_FILE
-from ..shards.labels import Ontology
+from .ann import Clock
 from .calibrate import stored_vectors
+from .classes import Classes, read_classes
 from .compose import Composed
 from .contents import Contents, Listed, list_all, list_distinct, read_contents
 from .errors import IndexStoreError
@@ -94,7 +95,6 @@ class Retriever:
         self._searcher = Searcher(snapshot)
         self._contents: dict[str, Contents] = {}
         self._filters: OrderedDict[tuple[Where, str], Matches] = OrderedDict()
-        self._ontology: list[Ontology | None] = []
 
     def contents(self, modality: str) -> Contents:
         """Return the contents of a modality; they are numbered once."""
@@ -102,13 +102,11 @@ class Retriever:
             self._contents[modality] = read_contents(self.snapshot, modality)
         return self._contents[modality]
 
-    def ontology(self) -> Ontology | None:
-        """Return the ontology of the index's shards, if they have one and lie where they were."""
-        if not self._ontology:
-            sources = self.snapshot.manifest["sources"]
-            paths = [self.snapshot.root / source["shards"] / ONTOLOGY_FILE for source in sources]
-            self._ontology.append(_first_ontology(paths))
-        return self._ontology[0]
+    @cached_property
+    def classes(self) -> Classes:
+        """What labels stand for, by the ontologies of the index's shard sets, where these lie where they were."""
+        sources = self.snapshot.manifest["sources"]
+        return read_classes(self.snapshot.root / source["shards"] / ONTOLOGY_FILE for source in sources)
 
     def matches(self, where: Where | None, modality: str) -> Matches:
         """Return the rows that a filter keeps; the masks of the latest filters are kept.
@@ -127,17 +125,16 @@ class Retriever:
         return self._filters[key]
 
     def _masks(self, where: Where, modality: str) -> Matches:
-        ontology = self.ontology()
-        where.check([segment.rows for segment in self.snapshot.segments], ontology)
+        where.check([segment.rows for segment in self.snapshot.segments], self.classes)
         masks, count = {}, 0
         for segment in self.snapshot.of(modality):
-            mask, live = where.mask(segment.rows, ontology), self.snapshot.live(segment)
+            mask, live = where.mask(segment.rows, self.classes), self.snapshot.live(segment)
             masks[segment.id] = mask
             count += int(np.count_nonzero(mask if live is None else mask & live))
         return Matches(masks, count)
 
-    def lists(self, asked: Sequence[tuple[Question, Composed]]) -> list[dict[str, Found]]:
-        """Return each question's lists by modality.
+    def lists(self, asked: Sequence[tuple[Question, Composed]], clock: Clock) -> list[dict[str, Found]]:
+        """Return each question's lists by modality; the clock notes what refining took.
 
         Raises:
             IndexStoreError: the index has nothing of the modality that is searched.
@@ -146,7 +143,7 @@ class Retriever:
         jobs = [[self._job(*pair, target) for target in self._targets(pair[0])] for pair in asked]
         pending = [job for group in jobs for job in group]
         while pending:
-            self._search(pending)
+            self._search(pending, clock)
             for job in pending:
                 job.found = self._list(job)
             pending = [job for job in pending if self._may_have_more(job)]
@@ -173,18 +170,21 @@ class Retriever:
         most = job.matches.count if job.question.near is None else min(job.matches.count, MAX_NEAR)
         return len(job.found.listed.places) < job.question.k and job.wanted < most
 
-    def _search(self, jobs: Sequence[_Job]) -> None:
-        """Give each job its hits; queries of one kind are searched together."""
+    def _search(self, jobs: Sequence[_Job], clock: Clock) -> None:
+        """Give each job its hits; queries of one kind are searched together, each as it would be alone."""
         groups: dict[tuple[Any, ...], list[tuple[_Job, int]]] = defaultdict(list)
         for job in jobs:
             job.hits = [None] * len(job.vectors)  # type: ignore[list-item]
             for number, direction in enumerate(job.directions):
-                groups[job.target, direction, job.question.exact, job.question.where].append((job, number))
-        for (target, direction, exact, _), members in groups.items():
+                exact, where = job.question.exact, job.question.where
+                setting = None if exact else self._searcher.setting(job.target, direction, job.wanted)
+                groups[job.target, direction, exact, where, setting].append((job, number))
+        for (target, direction, exact, *_), members in groups.items():
             first = members[0][0]
             hits = self._searcher.search(
                 target, np.stack([job.vectors[number] for job, number in members]),
                 max(job.wanted for job, _ in members), allowed=first.matches.allowed, direction=direction, exact=exact,
+                clock=clock,
             )  # fmt: skip
             for place, (job, number) in enumerate(members):
                 job.hits[number] = _one(hits, place, job.wanted)
@@ -201,13 +201,15 @@ class Retriever:
         return Found(
             segments_K=segments, rows_K=rows, scores_K=scores, fused_K=fused, listed=listed,
             mode="ann" if any(hits.mode == "ann" for hits in job.hits) else "exact",
-            strategy="+".join(dict.fromkeys(hits.strategy for hits in job.hits)), params=dict(job.hits[0].params),
+            strategy="+".join(dict.fromkeys(hits.strategy for hits in job.hits)), params=_most(job.hits),
             matched=job.matches.count,
         )  # fmt: skip
 
 
-def _first_ontology(paths: Sequence[Path]) -> Ontology | None:
-    return next((Ontology.read(path) for path in paths if path.is_file()), None)
+def _most(hits: Sequence[Hits]) -> dict[str, int]:
+    """Return the parameters of a search, those of several the largest of each."""
+    names = dict.fromkeys(name for one in hits for name in one.params)
+    return {name: max(one.params.get(name, 0) for one in hits) for name in names}
 
 
 def _one(hits: Hits, place: int, wanted: int) -> Hits:

@@ -245,6 +245,7 @@ def _told(result: "QueryResult", decode_s: float, answer_s: float) -> dict[str, 
     told["index"] = Path(told["index"]).name  # where it lies is nobody's business
     for found in told["results"].values():
         for answer in found:
+            del answer["clip"]  # as little as where the shards lie
             answer |= handles(answer["item_id"])
     timings = told["timings_ms"]
     waited = max(0.0, 1000 * answer_s - sum(timings.values()))

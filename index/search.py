@@ -11,7 +11,7 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 
-from .ann import FILE, LEVELS, AnnIndex, Setting, open_ann
+from .ann import FILE, LEVELS, AnnIndex, Clock, Setting, open_ann
 from .exact import ExactScan, Found, padded
 from .matches import Matches
 
@@ -101,15 +101,21 @@ class Part:
             raise ValueError(f"segment {self.id[:12]} of {rows} rows needs a mask of as many, got {found}")
         return Matches(mask if self.live is None else mask & self.live.mask_N)
 
-    def search(self, queries_QD: np.ndarray, k: int, matches: Matches | None, setting: Setting | None) -> Found:
-        """Return the nearest rows, approximately where there are an ANN index, a setting and many rows."""
+    def search(
+        self, queries_QD: np.ndarray, k: int, matches: Matches | None, setting: Setting | None,
+        clock: Clock | None = None, fill: bool = True,
+    ) -> Found:  # fmt: skip
+        """Return the nearest rows, approximately where there are an ANN index, a setting and many rows.
+
+        Where the lists looked through hold fewer than `k`, a query is searched exactly, unless `fill` is off.
+        """
         if not self.is_approximate(matches, setting):
             return self.scan.search(queries_QD, k, matches)
         assert self.ann is not None and setting is not None
         if matches is not None:
-            return self.ann.search_matches(queries_QD, k, setting, matches)
-        scores, rows = self.ann.search(queries_QD, k, setting)
-        if rows[:, -1].min() < 0:  # the lists looked through hold fewer than k
+            return self.ann.search_matches(queries_QD, k, setting, matches, clock)
+        scores, rows = self.ann.search(queries_QD, k, setting, clock)
+        if fill and rows[:, -1].min() < 0:
             short = np.flatnonzero(rows[:, -1] < 0)
             scores[short], rows[short] = self.scan.search(np.ascontiguousarray(queries_QD[short]), k)
         return scores, rows
@@ -151,6 +157,7 @@ class Searcher:
         allowed: Mapping[str, np.ndarray] | None = None,
         direction: str | None = None,
         exact: bool = False,
+        clock: Clock | None = None,
     ) -> Hits:
         """Return the `k` nearest rows of `modality` to each query.
 
@@ -161,6 +168,7 @@ class Searcher:
             allowed: by segment id, bool (N,): the rows that may be found; None: all.
             direction: the modality of the queries, whose parameters were tuned apart; None: the most thorough ones.
             exact: scan every row although an ANN index is there.
+            clock: notes what refining took.
 
         Raises:
             ValueError: queries of another dimension or not finite, `k` under 1, or a mask is missing.
@@ -168,7 +176,7 @@ class Searcher:
         parts = self.parts(modality)
         queries = checked(queries_QD, k, parts)
         setting = None if exact else self.setting(modality, direction, k)
-        return search_parts(parts, queries, k, setting, allowed)
+        return search_parts(parts, queries, k, setting, allowed, clock)
 
     def parts(self, modality: str) -> tuple[Part, ...]:
         """Return the opened segments of a modality."""
@@ -197,27 +205,6 @@ def read_settings(search: Any, modality: str) -> dict[str, list[Setting]]:
     if settings:
         settings[""] = [most_thorough(s for each in settings.values() for s in each if s.level == n) for n in LEVELS]
     return settings
-
-
-def join_search(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
-    """Return what serves the segments of two evaluations' `search`: by modality, direction and level the more thorough.
-
-    More lists and more candidates only raise a recall, so what either promised for its segments holds.
-    """
-    joined = dict(first)
-    for modality, new in second.items():
-        old = first.get(modality, {"factory": "exact", "params": {}})
-        if "exact" in (old["factory"], new["factory"]):
-            joined[modality] = old if new["factory"] == "exact" else new
-            continue
-        both = [read_settings(search, modality) for search in (first, second)]
-        levels = {
-            name: [most_thorough(same) for same in zip(*(s.get(name, s[""]) for s in both), strict=True)]
-            for name in sorted(old["params"].keys() | new["params"].keys())
-        }
-        factories = dict.fromkeys((*old["factory"].split(" + "), new["factory"]))
-        joined[modality] = {"factory": " + ".join(factories), "params": write_settings(levels)}
-    return joined
 
 
 def write_settings(settings: Mapping[str, Sequence[Setting]]) -> dict[str, dict[str, dict[str, int]]]:
@@ -265,11 +252,13 @@ def search_parts(
     k: int,
     setting: Setting | None,
     allowed: Mapping[str, np.ndarray] | None = None,
+    clock: Clock | None = None,
+    fill: bool = True,
 ) -> Hits:
-    """Search several segments and merge what they find; queries are `checked`."""
+    """Search several segments and merge what they find; queries are `checked`, `clock` and `fill` as in `Part`."""
     matches = [part.matches(allowed) for part in parts]
     ways = [part.is_approximate(m, setting) for part, m in zip(parts, matches, strict=True)]
-    found = [part.search(queries_QD, k, m, setting) for part, m in zip(parts, matches, strict=True)]
+    found = [part.search(queries_QD, k, m, setting, clock, fill) for part, m in zip(parts, matches, strict=True)]
     scores, segments, rows = merge(found, len(queries_QD), k)
     filtered = ["all" if allowed is None else "selector" if ann else "matches" for ann in ways]
     return Hits(

@@ -205,7 +205,10 @@ def publish(
 
 
 def set_current(root: Path, snapshot_id: str) -> None:
-    """Make a published snapshot the current one."""
+    """Make a published snapshot the current one; the folder of the former one keeps the moment in its own time."""
+    before = _named(root)
+    if before and before != snapshot_id:
+        os.utime(root / "snapshots" / before)
     write_bytes(root / "CURRENT", f"{snapshot_id}\n".encode())
 
 
@@ -215,13 +218,19 @@ def current_id(root: Path) -> str:
     Raises:
         IndexStoreError: there is none.
     """
+    name = _named(root)
+    if name is None:
+        raise _no_index(root)
+    return name
+
+
+def _named(root: Path) -> str | None:
+    """Return the id in `CURRENT`; None: there is none, or no such snapshot."""
     try:
         name, *rest = (root / "CURRENT").read_bytes().decode("ascii").split("\n")
     except (OSError, ValueError):
-        name, rest = "", []
-    if len(name) != ID_DIGITS or rest != [""] or not (root / "snapshots" / name).is_dir():
-        raise _no_index(root)
-    return name
+        return None
+    return name if len(name) == ID_DIGITS and rest == [""] and (root / "snapshots" / name).is_dir() else None
 
 
 def read_manifest(root: Path, snapshot_id: str | None = None) -> tuple[str, dict[str, Any]]:

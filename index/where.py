@@ -1,45 +1,25 @@
-"""Filters: conditions on what is known of each item, as words (`labels=Dog`) or as JSON, and the rows that they keep.
+"""Filters: conditions on what is known of each item, read from words (`labels=Dog`) or from JSON, and told again.
 
 Words: COLUMN, one of `=`, `!=`, `<`, `<=`, `>`, `>=`, `~` (contains), then a value, or several with commas between, of
 which any will do. JSON: {"column", "op", "value"}, joined by {"and": [...]}, {"or": [...]} and {"not": ...}. A list is
-an `and`. Shapes: N rows.
+an `and`. What conditions mean stands in `conditions.py`. Shapes: N rows.
 """
 
 import csv
 import json
-import operator
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute
 
-from ..shards import ShardError
-from ..shards.arrays import numpy_of
-from ..shards.labels import Ontology, near_spellings
-from ..shards.subset import flat_labels, has_label
+from ..shards.labels import near_spellings
+from .classes import Classes
+from .conditions import COLUMNS, OPS, Condition, Junction, Kind, check_named, kept
 from .errors import QueryError
 
-pc: Any = pyarrow.compute  # its functions are made at run time, unknown to type checkers
-
-Kind = Literal["labels", "words", "text", "number"]
-COLUMNS: dict[str, Kind] = {
-    "labels": "labels", "caption": "text", "split": "words", "language": "words", "duration_s": "number",
-    "start_ms": "number", "end_ms": "number", "source": "number", "media_id": "words", "group": "words",
-    "key": "words", "item_id": "words",
-}  # fmt: skip
-"""What can be asked for."""
-LISTED = ("split", "language")
-"""Columns of few values: one that no item has is a slip, and refused."""
-COMPARE: dict[str, Callable[[Any, Any], Any]] = {
-    "=": operator.eq, "!=": operator.ne, "<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge,
-}  # fmt: skip
-OPS: dict[Kind, tuple[str, ...]] = {
-    "labels": ("=", "!="), "words": ("=", "!=", "~"), "text": ("=", "!=", "~"), "number": tuple(COMPARE),
-}  # fmt: skip
 MAX_DEPTH = 8
 MAX_CONDITIONS = 64
 MAX_VALUES = 1000
@@ -51,55 +31,31 @@ _WORDS = re.compile(r"\s*([\w.]*)\s*(!=|<=|>=|==|=|<|>|~)(.*)", flags=re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
-class Condition:
-    """One column compared with values."""
-
-    column: str
-    op: str
-    values: tuple[str, ...] | tuple[float, ...]
-    """Any of them will do; with `!=` none may be there."""
-    whole: str | None = None
-    """The words before commas cut them: a label may have commas of its own."""
-
-
-@dataclass(frozen=True, slots=True)
-class Junction:
-    """Filters joined by `and`, `or`, or one turned round by `not`."""
-
-    op: Literal["and", "or", "not"]
-    parts: "tuple[Condition | Junction, ...]"
-
-
-@dataclass(frozen=True, slots=True)
 class Where:
     """A checked filter."""
 
     root: Condition | Junction
 
-    def check(self, tables: Sequence[pa.Table], ontology: Ontology | None = None) -> None:
+    def check(self, tables: Sequence[pa.Table], classes: Classes | None = None) -> None:
         """Refuse labels, splits and languages that no item has.
 
         Args:
             tables: the rows of every segment: a label may be in one of them only.
-            ontology: whose classes are known even where no item carries one.
+            classes: are known even where no item carries one.
 
         Raises:
             QueryError: one is not there (near spellings are named), or a name is that of several classes.
         """
-        for condition in _conditions(self.root):
-            if condition.column == "labels" or condition.column in LISTED:
-                known = set[str]().union(*(_distinct(table, condition.column) for table in tables))
-                for value in _chosen(condition, known, ontology):
-                    _check_known(condition.column, value, known, ontology)
+        check_named(self.root, tables, classes or Classes())
 
-    def mask(self, rows: pa.Table, ontology: Ontology | None = None) -> np.ndarray:
+    def mask(self, rows: pa.Table, classes: Classes | None = None) -> np.ndarray:
         """Return which rows are kept, bool (N,).
 
         Args:
             rows: of one segment.
-            ontology: with one, a label stands for all classes below it too.
+            classes: a label stands for all below it too.
         """
-        return _mask(self.root, rows, ontology)
+        return kept(self.root, rows, classes or Classes())
 
     def as_json(self) -> dict[str, Any]:
         """Return the filter as JSON, which `parse_where` reads again."""
@@ -233,100 +189,3 @@ def _told(node: Condition | Junction) -> dict[str, Any]:
         return {"column": node.column, "op": node.op, "value": values[0] if len(values) == 1 else values}
     parts = [_told(part) for part in node.parts]
     return {node.op: parts[0] if node.op == "not" else parts}
-
-
-def _conditions(node: Condition | Junction) -> Iterable[Condition]:
-    if isinstance(node, Condition):
-        yield node
-    else:
-        for part in node.parts:
-            yield from _conditions(part)
-
-
-def _distinct(rows: pa.Table, column: str) -> set[str]:
-    if column not in rows.schema.names:
-        return set()
-    values = flat_labels(rows[column])[1] if column == "labels" else rows[column]
-    return set(pc.unique(values).drop_null().to_pylist())
-
-
-def _chosen(condition: Condition, known: set[str], ontology: Ontology | None) -> tuple[str, ...]:
-    """Return the values of a condition; words with commas are one value where there is such a one."""
-    whole = condition.whole
-    if whole is not None and (whole in known or (condition.column == "labels" and _in_ontology(whole, ontology))):
-        return (whole,)
-    return tuple(str(value) for value in condition.values)
-
-
-def _in_ontology(label: str, ontology: Ontology | None) -> bool:
-    try:
-        return ontology is not None and bool(ontology.resolve(label))
-    except ShardError:
-        return False
-
-
-def _check_known(column: str, value: str, known: set[str], ontology: Ontology | None) -> None:
-    if value in known:
-        return
-    if column == "labels" and ontology is not None:
-        try:
-            ontology.resolve(value)
-        except ShardError as e:
-            raise QueryError(f"filter {column}={value[:40]}: {e}") from e
-        return
-    near = near_spellings(value, sorted(known))
-    hint = f"did you mean {' or '.join(map(repr, near))}?" if near else f"there are {_some(known)}"
-    raise QueryError(f"filter {column}={value[:40]}: no item has it; {hint}")
-
-
-def _some(known: set[str]) -> str:
-    shown = sorted(known, key=lambda value: (len(value), value))[:5]
-    more = f" and {len(known) - len(shown)} more" if len(known) > len(shown) else ""
-    return (", ".join(value[:40] for value in shown) or "none") + more
-
-
-def _mask(node: Condition | Junction, rows: pa.Table, ontology: Ontology | None) -> np.ndarray:
-    if isinstance(node, Condition):
-        return _compared(node, rows, ontology)
-    masks = [_mask(part, rows, ontology) for part in node.parts]
-    if node.op == "not":
-        return ~masks[0]
-    return np.logical_and.reduce(masks) if node.op == "and" else np.logical_or.reduce(masks)
-
-
-def _compared(condition: Condition, rows: pa.Table, ontology: Ontology | None) -> np.ndarray:
-    column, op = condition.column, condition.op
-    kind = COLUMNS[column]
-    if kind == "number":
-        numbers = _numbers(rows, column)
-        hits = [COMPARE["=" if op == "!=" else op](numbers, value) for value in condition.values]
-        found = np.logical_or.reduce(hits)
-    elif kind == "labels":
-        found = has_label(rows[column], _spellings(condition, rows, ontology))
-    elif op == "~":
-        needle = str(condition.values[0])
-        found = _truth(pc.match_substring(rows[column], needle, ignore_case=True))
-    else:
-        values = _chosen(condition, _distinct(rows, column) if condition.whole else set(), None)
-        found = _truth(pc.is_in(rows[column], value_set=pa.array(values, pa.string())))
-    return ~found if op == "!=" else found
-
-
-def _numbers(rows: pa.Table, column: str) -> np.ndarray:
-    if column == "duration_s" and column not in rows.schema.names:
-        return (numpy_of(rows["end_ms"]) - numpy_of(rows["start_ms"])) / 1000
-    return np.zeros(len(rows)) if column not in rows.schema.names else numpy_of(rows[column])
-
-
-def _spellings(condition: Condition, rows: pa.Table, ontology: Ontology | None) -> set[str]:
-    known = _distinct(rows, "labels") if condition.whole else set[str]()
-    names: set[str] = set()
-    for label in _chosen(condition, known, ontology):
-        names.add(label)
-        if ontology is not None and _in_ontology(label, ontology):
-            names |= ontology.spellings(ontology.descendants(ontology.resolve(label)))
-    return names
-
-
-def _truth(values: pa.ChunkedArray) -> np.ndarray:
-    return np.asarray(pc.fill_null(values, False).combine_chunks().to_numpy(zero_copy_only=False), dtype=bool)

@@ -26,7 +26,7 @@ class MemorySnapshot:
     evaluation: dict[str, Any] = field(default_factory=dict)
     root: Path = Path("memory")
     id: str = "memory"
-    manifest: dict[str, Any] = field(default_factory=lambda: {"sources": [], "search": {}})
+    manifest: dict[str, Any] = field(default_factory=lambda: {"sources": [{"shards": "shards"}], "search": {}})
 
     def of(self, modality: str) -> tuple[MemorySegment, ...]:
         return tuple(segment for segment in self.segments if segment.modality == modality)
@@ -60,7 +60,8 @@ def memory_segment(modality: str, number: int, vectors_ND: np.ndarray, contents:
             "item_id": f"{modality}{number}-{n}/{modality}", "modality": modality, "key": f"{modality}{number}-{n}",
             "caption": f"Item {n}", "labels": ["odd" if n % 2 else "even"], "language": "", "group": "g",
             "split": "test" if n % 3 else "train", "media_id": "m", "start_ms": 0, "end_ms": 1000 * (n + 1),
-            "duration_s": float(n + 1), "source": 0, "shard": "test/s", "content_sha256": content,
+            "duration_s": float(n + 1), "source": 0, "shard": "test/s",
+            "tar_offset": 1024 * n, "tar_len": 1024, "content_sha256": content,
         }
         for n, content in enumerate(contents)
     ]  # fmt: skip

@@ -127,6 +127,13 @@ def test_a_bad_line_costs_only_itself(
     assert untimed(told[0]) == untimed(told[2]) and told[0]["results"]["image"][0]["score"] > 0.99
 
 
+def test_empty_lines_are_no_questions(index: Path, folder: Path, one_encoder: Encoder) -> None:
+    line = '{"image": "picture.png", "to": "image", "k": 1}'
+    result, told = answer(index, folder / "q.jsonl", f"\n{line}\n\n   \n{line}\n\n")
+    assert result == BatchResult(2, 0) and [one["id"] for one in told] == [1, 2]
+    assert list(told[0]["timings_ms"]) == ["decode", "encode", "search", "refine", "metadata"]
+
+
 def test_more_questions_than_a_pass_come_in_their_order(index: Path, one_encoder: Encoder, tmp_path: Path) -> None:
     with ClipShards(index.parent / "shards") as clips:
         keys = [clips[n % 24].key for n in range(2 * PASS + 3)]

@@ -10,7 +10,8 @@ import pytest
 import soundfile
 from PIL import Image
 
-from unibrivl.index.cards import clip_card, query_page, stored_sample
+from unibrivl.index.cards import clip_card, query_page
+from unibrivl.index.clips import stored_sample
 from unibrivl.index.page import render
 from unibrivl.index.query import Asked, QueryConfig, ask
 from unibrivl.index.snapshot import open_snapshot

@@ -185,6 +185,23 @@ def test_what_the_build_recorded_goes_before_a_sample() -> None:
     assert sampled.source == other.source == "sampled"
 
 
+def test_what_was_deleted_is_in_no_background() -> None:
+    """Nine of ten rows point one way and are deleted: the others alone are the background."""
+    vectors = np.zeros((500, 8), np.float16)
+    vectors[:, 0] = 1
+    vectors[::10] = unit(np.random.default_rng(0), 50, 8)
+    segment = memory_segment("image", 0, vectors, [str(n) for n in range(500)])
+    dead = {segment.id: np.arange(500) % 10 > 0}
+    query = np.float32([1, 0, 0, 0, 0, 0, 0, 0])
+    composed = compose(Question(parts=(Part("audio", query),)), query[None])
+    (background,) = Calibrator(MemorySnapshot((segment,), dead)).backgrounds([composed], "image")  # type: ignore[arg-type]
+    cosines = vectors[::10].astype(np.float32) @ query
+    assert (background.mean, background.sd) == (pytest.approx(cosines.mean()), pytest.approx(cosines.std()))
+    everything = {segment.id: np.ones(500, bool)}
+    (nothing,) = Calibrator(MemorySnapshot((segment,), everything)).backgrounds([composed], "image")  # type: ignore[arg-type]
+    assert nothing.calibrated(np.array([0.5])) == [0.5]
+
+
 def test_a_background_without_any_deviation_still_gives_numbers() -> None:
     background = Background(0.5, 0.0, np.full(101, 0.5), "sampled")
     assert np.isfinite(background.calibrated(np.array([0.5, 1.0]))).all()

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from unibrivl.bench.speed_index_data import Vectors, make_vectors
-from unibrivl.index import plan, search
+from unibrivl.index import plan
 from unibrivl.index.ann import FILE, open_ann
 from unibrivl.index.errors import GateError
 from unibrivl.index.exact import ExactScan
@@ -107,6 +107,9 @@ def test_what_is_recorded(equipped: tuple[Kept, dict[str, Any], list[Any]]) -> N
     segments = evaluation["segments"]["image"]
     size = (kept.drafts[1].folder / FILE).stat().st_size
     assert segments["bytes_per_vector"] == pytest.approx(2 * DIM + size / ROWS, abs=0.1)
+    pairs = {f"{a}+{b}" for a in ("audio", "image", "text") for b in ("audio", "image", "text") if a <= b}
+    assert segments["sums"].keys() == pairs
+    assert all(told["recall"][level]["value"] >= 0.85 for told in segments["sums"].values() for level in ("10", "100"))
     assert [candidate["factory"] for candidate in segments["candidates"]] == ["IVF256,PQ8x4fsr", "IVF256,SQ8"]
     assert not (kept.drafts[0].folder / FILE).exists()
     assert [done for done, _, _ in steps] == list(range(len(steps))) and len(steps) <= steps[0][1]
@@ -188,8 +191,17 @@ def test_several_segments_of_a_modality_are_gated_together(made: Vectors, tmp_pa
     assert recalls(hits.scores_QK, truth.scores_QK, 10).mean() >= 0.89
 
 
-def test_memory_is_checked_before_the_work(made: Vectors, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(search, "EXACT_MAX_NUMBERS", 10**4)
+def test_lists_that_hold_too_few_rows_are_no_setting(
+    made: Vectors, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once one list of some twenty rows was "enough" for 100 answers: every query was scanned, and so always right."""
+    monkeypatch.setattr(plan, "EXACT_MAX_NUMBERS", 10**5)
     images = draft(tmp_path / "i", "image", made.base_ND)
-    with pytest.raises(GateError, match=r"needs more than 0\.1 GB: 6,000 rows of 32 numbers: .* MB \(program"):
-        equip([images], {}, SearchConfig(factory="IVF64,SQ8", memory_gb=0.1))
+    evaluation = equip([images], {"audio": made.far_QD[:400]}, SearchConfig(recall=0.9, factory="IVF256,SQ8"))
+    params = evaluation["search"]["image"]["params"]["audio"]
+    assert params["100"]["nprobe"] >= 100 / (ROWS / 256)
+    searcher, scanned = Searcher(Kept((images,), {"search": evaluation["search"]})), []
+    part = searcher.parts("image")[0]
+    monkeypatch.setattr(part.scan, "search", lambda queries, *_: scanned.append(len(queries)))
+    searcher.search("image", made.far_QD[400:], 100, direction="audio")
+    assert sum(scanned) == 0

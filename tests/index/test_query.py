@@ -1,7 +1,10 @@
 """Queries: the clip that was asked for comes first, and what does not belong together is refused."""
 
+import hashlib
+import io
 import json
 import shutil
+import tarfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -60,6 +63,19 @@ def test_a_stored_picture_finds_itself(index: Path, stored, one_encoder: Encoder
     }  # fmt: skip
 
 
+def test_a_clip_can_be_cut_out_of_its_shard(index: Path, stored, one_encoder: Encoder) -> None:
+    answer = ask(index, image=stored[1], to="image", k=1).results["image"][0]
+    assert answer.clip is not None and answer.duration_s == pytest.approx((answer.end_ms - answer.start_ms) / 1000)
+    with Path(answer.clip["tar"]).open("rb") as file:
+        file.seek(answer.clip["offset"])
+        stretch = file.read(answer.clip["length"])
+    with tarfile.open(fileobj=io.BytesIO(stretch)) as tar:
+        assert tar.getnames() == [f"{answer.key}.{kind}" for kind in ("flac", "jpg", "json")]
+        picture = tar.extractfile(f"{answer.key}.jpg")
+        assert picture is not None
+        assert hashlib.sha256(picture.read()).hexdigest() == stored[0]["frame_sha256"]
+
+
 def test_a_stored_sound_finds_itself(index: Path, stored, one_encoder: Encoder) -> None:
     row, _, sound = stored
     result = ask(index, audio=sound, to="audio", k=2)
@@ -92,18 +108,19 @@ def test_json_holds_plain_values(index: Path, stored, one_encoder: Encoder) -> N
     result = ask(index, image=stored[1], k=2)
     value = json.loads(json.dumps(result.as_dict(), allow_nan=False))
     assert set(value) == {
-        "index", "snapshot", "encoder", "other_encoder", "query", "mode", "params", "recall", "recorded", "timings_ms",
-        "partial", "filter", "calibration", "results", "merged",
+        "index", "snapshot", "encoder", "other_encoder", "query", "mode", "params", "recall", "recall_note", "recorded",
+        "timings_ms", "partial", "filter", "calibration", "results", "merged",
     }  # fmt: skip
     assert (value["mode"], value["recall"], value["index"]) == ("exact", 1.0, str(index))
     assert value["snapshot"] == open_snapshot(index).id
     assert set(value["encoder"]) == {"audio", "image"}
-    assert set(value["timings_ms"]) == {"open", "decode", "encode", "search", "metadata"}
+    assert list(value["timings_ms"]) == ["open", "decode", "encode", "search", "refine", "metadata"]
+    assert set(value["filter"]) == {"matched", "strategy"}
     assert all(ms >= 0 for ms in value["timings_ms"].values())
     assert set(value["results"]["audio"][0]) == {
         "rank", "item_id", "modality", "score", "calibrated", "percentile", "parts", "fused", "key", "caption",
-        "labels", "language", "split", "group", "media_id", "start_ms", "end_ms", "shard", "same_content", "similar",
-        "duplicate_of",
+        "labels", "language", "split", "group", "media_id", "start_ms", "end_ms", "duration_s", "shard", "clip",
+        "same_content", "similar", "duplicate_of",
     }  # fmt: skip
     assert isinstance(value["results"]["audio"][0]["labels"], list)
 

@@ -48,7 +48,14 @@ def add(root: Path, rows: list[dict[str, Any]], seed: int) -> str:
         entries = list(before.manifest["segments"]) if before else []
         vectors = np.random.default_rng(seed).standard_normal((len(rows), 4)).astype(np.float32)
         entries += [write_segment(root / "segments", modality, vectors, rows) for modality in ("audio", "image")]
-        manifest = {"segments": entries, "sources": [], "dim": 4, "search": {}, "parent": before and before.id}
+        manifest = {
+            "segments": entries,
+            "sources": [],
+            "encoder": {"fingerprints": {}},
+            "dim": 4,
+            "search": {},
+            "parent": before and before.id,
+        }
         return publish(root, manifest, None, before.tombstones if before else None)
 
 
@@ -143,7 +150,14 @@ def test_no_damaged_file_of_the_current_snapshot_is_ever_opened(tmp_path: Path, 
     with writing(tmp_path):
         vectors = np.random.default_rng(0).standard_normal((5, 4)).astype(np.float32)
         entry = write_segment(tmp_path / "segments", "audio", vectors, make_rows(5), ann=b"an index of FAISS " * 9)
-        manifest = {"segments": [entry], "sources": [], "dim": 4, "search": {}, "parent": None}
+        manifest = {
+            "segments": [entry],
+            "sources": [],
+            "encoder": {"fingerprints": {}},
+            "dim": 4,
+            "search": {},
+            "parent": None,
+        }
         publish(tmp_path, manifest, {"directions": {}}, {entry["id"]: np.array([2])})
     (path,) = tmp_path.rglob(name)
     data, rng = path.read_bytes(), np.random.default_rng(1)

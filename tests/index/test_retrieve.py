@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from unibrivl.index.ann import Clock
 from unibrivl.index.compose import compose
 from unibrivl.index.errors import IndexStoreError, QueryError
 from unibrivl.index.question import Part, Question
@@ -33,7 +34,7 @@ def make_snapshot(seed: int, sizes: list[int], contents: int, dead_share: float)
 
 def ask(snapshot: MemorySnapshot, *questions: Question) -> list[dict[str, Found]]:
     composed = [compose(q, np.stack([part.value for part in q.parts])) for q in questions]
-    return Retriever(snapshot).lists(list(zip(questions, composed, strict=True)))
+    return Retriever(snapshot).lists(list(zip(questions, composed, strict=True)), Clock())
 
 
 def vector(seed: int) -> np.ndarray:

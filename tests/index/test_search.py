@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from unibrivl import UnibrivlError
 from unibrivl.index import exact as module
 from unibrivl.index.exact import ExactScan
+from unibrivl.index.library import load_faiss
 from unibrivl.index.search import Part, checked, search_parts
 
 SIZES = {"rows": st.integers(1, 40), "dims": st.integers(1, 12), "seed": st.integers(0, 2**31)}
@@ -70,6 +71,7 @@ def test_a_missing_faiss_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:
             raise ImportError(name)
         return real(name, *args, **options)
 
+    load_faiss.cache_clear()
     monkeypatch.delitem(sys.modules, "faiss", raising=False)
     monkeypatch.setattr(builtins, "__import__", without)
     with pytest.raises(UnibrivlError, match=r"pip install 'unibrivl\[cpu\]'"):
@@ -77,6 +79,7 @@ def test_a_missing_faiss_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_two_packages_of_faiss_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    load_faiss.cache_clear()
     monkeypatch.setattr("unibrivl.index.library.version", lambda name: "1.15.1")
     with pytest.raises(UnibrivlError, match=r"faiss-cpu and faiss-gpu are both installed.*uninstall one"):
         search(np.eye(2, dtype=np.float16), np.eye(2, dtype=np.float32), 1)

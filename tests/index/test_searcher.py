@@ -290,20 +290,3 @@ def test_an_index_of_something_else_is_refused(large: tuple[Held, np.ndarray], t
     (tmp_path / FILE).write_bytes({"cut": whole[: len(whole) // 2], "text": b"no index"}.get(content, whole))
     with pytest.raises(IndexStoreError, match=r"ann\.faiss: .*build the index again"):
         Searcher(Kept((Held("a", vectors, tmp_path),))).search("image", queries[:1], 3)
-
-
-def test_settings_of_two_builds_are_joined_by_the_more_thorough() -> None:
-    def built(factory: str, **directions: tuple[int, int]) -> dict[str, Any]:
-        params = {d: {n: {"nprobe": p, "k_factor": f} for n in ("10", "100")} for d, (p, f) in directions.items()}
-        return {"factory": factory, "params": params}
-
-    nothing = built("exact")
-    first = {"image": built("IVF64,SQ8", audio=(8, 4), text=(2, 32)), "audio": nothing, "old": nothing}
-    second = {"image": built("IVF16,SQ8", audio=(4, 16), image=(3, 2)), "audio": built("IVF4,SQ8", image=(1, 2))}
-    joined = search.join_search(first, second)
-    assert joined["audio"] == search.join_search(second, first)["audio"] == second["audio"]
-    assert joined["old"] == nothing
-    # a direction that one build did not tune takes that build's most thorough setting
-    wanted = built("IVF64,SQ8 + IVF16,SQ8", audio=(8, 16), image=(8, 32), text=(4, 32))
-    assert joined["image"] == wanted
-    assert search.join_search(joined, second)["image"] == wanted

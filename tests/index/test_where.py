@@ -10,9 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from unibrivl.index.classes import Classes, read_classes
+from unibrivl.index.conditions import COLUMNS, OPS
 from unibrivl.index.errors import QueryError
-from unibrivl.index.where import COLUMNS, MAX_CONDITIONS, MAX_DEPTH, MAX_VALUES, OPS, parse_where
-from unibrivl.shards.labels import Ontology
+from unibrivl.index.where import MAX_CONDITIONS, MAX_DEPTH, MAX_VALUES, parse_where
 
 NAMES = ["Dog", "Cat", "Bark, loud", "Music"]
 FIELDS = {
@@ -126,17 +127,17 @@ def test_words_say_what_they_seem_to_say(words: Any, kept: list[int]) -> None:
 
 
 @pytest.fixture
-def ontology(tmp_path: Path) -> Ontology:
+def classes(tmp_path: Path) -> Classes:
     classes = [
         {"id": "/m/animal", "name": "Animal", "child_ids": ["/m/dog", "/m/cat"]},
         {"id": "/m/dog", "name": "Dog", "child_ids": ["/m/bark"]},
         {"id": "/m/bark", "name": "Bark", "child_ids": []}, {"id": "/m/cat", "name": "Cat", "child_ids": []},
     ]  # fmt: skip
     (tmp_path / "ontology.json").write_text(json.dumps(classes))
-    return Ontology.read(tmp_path / "ontology.json")
+    return read_classes([tmp_path / "ontology.json"])
 
 
-def test_a_label_stands_for_all_below_it(ontology: Ontology) -> None:
+def test_a_label_stands_for_all_below_it(classes: Classes) -> None:
     rows = table([{"labels": ["/m/bark"]}, {"labels": ["Cat"]}, {"labels": ["Music"]}])
     for words, kept in {
         "labels=animal": [True, True, False], "labels=/m/dog": [True, False, False], "labels!=Dog": [False, True, True],
@@ -144,16 +145,41 @@ def test_a_label_stands_for_all_below_it(ontology: Ontology) -> None:
     }.items():  # fmt: skip
         where = parse_where(words)
         assert where is not None
-        where.check([rows], ontology)
-        assert where.mask(rows, ontology).tolist() == kept, words
+        where.check([rows], classes)
+        assert where.mask(rows, classes).tolist() == kept, words
     with pytest.raises(QueryError, match=r"there is no class 'Dgo'; did you mean 'Dog'"):
-        check("labels=Dgo", [rows], ontology)
+        check("labels=Dgo", [rows], classes)
 
 
-def check(words: Any, tables: list[pa.Table], ontology: Ontology | None = None) -> None:
+def test_each_shard_set_adds_its_classes(tmp_path: Path) -> None:
+    """Once the first ontology was taken for all."""
+    trees = {
+        "first": [{"id": "/m/dog", "name": "Dog", "child_ids": []}],
+        "second": [
+            {"id": "/m/horn", "name": "Horn", "child_ids": ["/m/tuba"]},
+            {"id": "/m/tuba", "name": "Tuba", "child_ids": []},
+            {"id": "/m/dog", "name": "Dog", "child_ids": ["/m/bark"]},
+            {"id": "/m/bark", "name": "Bark", "child_ids": []},
+        ],
+    }
+    for name, tree in trees.items():
+        (tmp_path / name).write_text(json.dumps(tree))
+    read = read_classes([tmp_path / "first", tmp_path / "missing", tmp_path / "second", tmp_path / "second"])
+    assert len(read.ontologies) == 2
+    rows = table([{"labels": ["Tuba"]}, {"labels": ["/m/bark"]}, {"labels": ["Dog"]}])
+    for words, kept in {"labels=Horn": [0], "labels=dog": [1, 2], "labels!=Dog": [0]}.items():
+        where = parse_where(words)
+        assert where is not None
+        where.check([rows], read)
+        assert where.mask(rows, read).nonzero()[0].tolist() == kept, words
+    with pytest.raises(QueryError, match=r"there is no class 'Hron'; did you mean 'Horn'"):
+        check("labels=Hron", [rows], read)
+
+
+def check(words: Any, tables: list[pa.Table], classes: Classes | None = None) -> None:
     where = parse_where(words)
     assert where is not None
-    where.check(tables, ontology)
+    where.check(tables, classes)
 
 
 def test_a_value_may_be_in_any_segment() -> None:
