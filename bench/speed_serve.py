@@ -59,7 +59,9 @@ class ServeSpeedConfig:
     def __post_init__(self) -> None:
         """Fill in what depends on `quick`, and refuse what measures nothing."""
         fill_in(self, SIZES[self.quick])
-        check_ranges(self, clients=(1, 1000), seconds=(0.5, 3600), alone=(4, 100_000), rounds=(1, 1000), max_waiting=(1, 100_000))
+        check_ranges(
+            self, clients=(1, 1000), seconds=(0.5, 3600), alone=(4, 100_000), rounds=(1, 1000), max_waiting=(1, 100_000)
+        )
 
 
 def measure_serve(config: ServeSpeedConfig, progress: Progress = no_progress) -> dict[str, Any]:
