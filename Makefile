@@ -6,6 +6,8 @@ BIN := .venv/bin
 REFERENCE_DIR ?=
 DATA_DIR ?=
 PYTEST_ARGS ?=
+# Files of tests that run at once. Each takes a core and up to 6 GiB.
+JOBS ?= 2
 
 .PHONY: setup demo test peers check format clean
 setup: .venv/.installed
@@ -24,7 +26,7 @@ demo:
 
 test: setup
 	@tests/install-chromium
-	@$(BIN)/python -m pytest $(if $(REFERENCE_DIR),--reference-dir=$(REFERENCE_DIR)) $(if $(DATA_DIR),--data-dir=$(DATA_DIR)) $(PYTEST_ARGS)
+	@$(BIN)/python -m pytest --numprocesses=$(JOBS) --dist=loadfile $(if $(REFERENCE_DIR),--reference-dir=$(REFERENCE_DIR)) $(if $(DATA_DIR),--data-dir=$(DATA_DIR)) $(PYTEST_ARGS)
 
 # Others' programs in an environment of their own: they must read our shards, and the speed benches compare with them.
 peers: setup .peers/.installed
