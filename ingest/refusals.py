@@ -23,7 +23,8 @@ MESSAGES = (
     ("source.login", r"sign in|log ?in\b|login|--cookies|account cookies|registered users"),
     ("source.drm", r"\bdrm\b"),
     ("source.no_format", r"requested format is not available|no video formats|only images are available"),
-    ("source.unsupported", r"unsupported url|no suitable extractor|not a valid url|incomplete youtube id|no connection adapter"),
+    ("source.unsupported", r"unsupported url|no suitable extractor|not a valid url|incomplete youtube id"),
+    ("source.unsupported", r"no connection adapter"),
     ("source.unavailable", r"unavailable|not available|isn't available|does not exist|websites has been disabled"),
     # transient
     ("transient.network", r"timed out|timeout|connection|network|resolve|getaddrinfo|incomplete|ssl|eof occurred"),
