@@ -301,6 +301,43 @@ def speed_train(
     _show_speed(result, COLUMNS, rows(result), (*names, "clips_per_s"), out, as_json)
 
 
+@speed.command("index")
+def speed_index(
+    quick: Quick = False,
+    rows_: Annotated[int, typer.Option("--rows", help="Vectors to search.")] = 100_000,
+    dim: Annotated[int, typer.Option(help="Numbers of a vector.")] = 512,
+    engines: Annotated[str | None, typer.Option(metavar="A,B", help="Some of them. (default: all; quick: 3)")] = None,
+    peers_python: Annotated[
+        Path | None, typer.Option(help="Python that has LanceDB, Milvus Lite, Qdrant and Chroma (make stores).")
+    ] = None,
+    rounds: Annotated[int | None, typer.Option(help="Turns of each engine.")] = None,
+    seed: Seed = 0,
+    work: Work = None,
+    html: Annotated[Path | None, typer.Option(help="Write a page with the curves.")] = None,
+    out: Out = None,
+    as_json: Json = False,
+) -> None:
+    """Measure search beside FAISS, usearch, hnswlib and local vector stores.
+
+    Example: unibrivl bench speed index --quick --html curves.html
+    """
+    from .speed_index import COLUMNS, IndexSpeedConfig, measure_index, rows
+
+    with usage():
+        config = IndexSpeedConfig(
+            quick=quick, rows=rows_, dim=dim, engines=tuple(engines.split(",")) if engines else None, rounds=rounds,
+            peers_python=peers_python and peers_python.absolute(), seed=seed, work=work,
+        )  # fmt: skip
+    with bar("index") as step:
+        result = measure_index(config, step)
+    if html is not None:
+        from .speed_index_page import write_curves
+
+        write_curves(result, html)
+    names = ("ratio_ood_at_095_batch", "ratio_ood_at_095_single", "exact_single_share", "exact_batch_share")
+    _show_speed(result, COLUMNS, rows(result), names, out, as_json)
+
+
 @speed.command("serve")
 def speed_serve(
     index: Annotated[Path, typer.Argument(help="Index to serve.")],
