@@ -55,12 +55,12 @@ SHARES = (0.5, 0.1, 0.01, 0.001)
 """Of the rows that filters let through."""
 ENOUGH = 0.995
 """Recall at which a sweep ends."""
-TUNING = {"audio": 400, "image": 64}
+TUNING = {"audio": 256, "image": 64}
 """Questions that the gate gets."""
 BUILD_S, ORDER_S = 3600, 900
 REMEDY = "install it with: make stores, and name it with --peers-python"
-QUICK = {"queries": 500, "rounds": 3, "engines": (OURS, "usearch", "hnswlib"), "graph_build": 40}
-FULL = {"queries": 1000, "rounds": 5, "engines": ENGINES, "graph_build": 128}
+QUICK = {"queries": 300, "rounds": 3, "engines": (OURS, "usearch", "hnswlib"), "graph_build": 32, "filtered": 40}
+FULL = {"queries": 1000, "rounds": 5, "engines": ENGINES, "graph_build": 128, "filtered": 200}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -77,6 +77,8 @@ class IndexSpeedConfig:
     engines: tuple[str, ...] | None = None
     graph_build: int | None = None
     """Candidates that graphs look at for each row while they are built."""
+    filtered: int | None = None
+    """Questions under each filter."""
     seed: int = 0
     work: Path | None = None
     """Where a folder for the stores is made, and removed again; None: where temporary files go."""
@@ -198,7 +200,7 @@ class _Bench:
         return {
             "engine": entrant.name, "folder": str(self.folder / entrant.name), "seed": self.config.seed,
             "base": str(self.folder / f"base{entrant.rows}.npy"), "queries": str(self.folder / "queries.npy"),
-            "masks": str(self.folder / f"masks{entrant.rows}.npy"), "filtered": min(200, self.num_queries),
+            "masks": str(self.folder / f"masks{entrant.rows}.npy"), "filtered": self.config.filtered,
             "tuning": {name: str(self.folder / f"{name}.npy") for name in TUNING}, "core": self.core,
             "threads": len(os.sched_getaffinity(0)), "factory": factories(entrant.rows, self.config.dim)[0],
             "graph_build": self.config.graph_build,

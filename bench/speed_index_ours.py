@@ -39,7 +39,7 @@ BATCH = 256
 """Queries of an exact batch."""
 MATRIX = 2048
 """Side of the matrices whose product says what the core can."""
-REPEATS = 9
+REPEATS = 7
 
 
 class Unibrivl(Engine):
