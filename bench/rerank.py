@@ -225,11 +225,11 @@ def _cut(engine: Engine, row: dict[str, Any], kinds: tuple[str, ...], path: Path
 
 
 def rows(result: dict[str, Any]) -> list[tuple[str, ...]]:
-    """Return the table of a result."""
+    """Return the table of a result, small pools first."""
     return [
         (size, _share(one["first"]), f"{one['chance']:.3f}", f"{one['permuted']:.3f} ± {one['permuted_sd']:.3f}",
          _share(one["ridge"]), _share(one["above_ridge"], "+"), str(one["queries"]))
-        for size, one in result["sizes"].items()
+        for size, one in sorted(result["sizes"].items(), key=lambda item: int(item[0]))
     ]  # fmt: skip
 
 

@@ -8,7 +8,6 @@ from .volume import COLUMNS, REMOVED, rows, summary
 CURVES = {
     "as_saved": "As it would be saved, clipped at full scale",
     "peak_safe": "From a softer master that no gain clips",
-    "int16": "Saved in 16 bits and brought back to its level",
 }
 
 
@@ -21,7 +20,8 @@ def volume_page(result: dict[str, Any]) -> Page:
     )  # fmt: skip
     shown = {} if result["verdict"] == REMOVED else CURVES
     return Page(
-        title="What loudness does", paragraphs=tuple(summary(result)), tables=(), questions=(),
+        title="What loudness does", tables=(), questions=(),
+        paragraphs=tuple(line[0].upper() + line[1:] for line in summary(result)),
         facts=(
             ("index", result["config"]["index"]), ("snapshot", result["index"]["snapshot"]),
             ("sounds", str(result["config"]["sounds"])), ("seed", str(result["config"]["seed"])),

@@ -91,6 +91,6 @@ def _tell(reranked: "Reranked", as_json: bool, html: Path | None) -> None:
         if html is not None:
             typer.echo(f"page: {html}")
     if faults := reranked.faults:
-        typer.echo(f"error: {len(faults)} of {len(reranked.placed)} pictures were not readable; their rows say why",
+        typer.echo(f"error: {len(faults)} of {len(reranked.placed)} pictures could not be read; their rows say why",
                    err=True)  # fmt: skip
         raise typer.Exit(1)

@@ -35,7 +35,7 @@ def rerank_page(reranked: Reranked) -> Page:
 def _summary(reranked: Reranked) -> str:
     scored = len(reranked.result.ranked)
     dropped = len(reranked.placed) - scored
-    more = f" {dropped} were dropped unscored; the table says why." if dropped else ""
+    more = f" Dropped unscored: {dropped}; the table says why." if dropped else ""
     return (
         f"{len(reranked.kept)} of {scored} pictures, chosen by how near their embeddings lie to the question's.{more}"
     )

@@ -106,7 +106,7 @@ def test_what_cannot_be_scored_is_told_and_counted(index: Path, beep: Path, fold
     (folder / "7.png").write_bytes(png(picture(7), {"prompt": ["no text"], "seeds": ["x"]}))
     result = ask(index, "--audio", beep, folder, folder / "none.png", "--json")
     assert result.exit_code == 1
-    assert result.stderr == "error: 2 of 9 pictures were not readable; their rows say why\n"
+    assert result.stderr == "error: 2 of 9 pictures could not be read; their rows say why\n"
     rows = json.loads(result.stdout)
     dropped = {Path(row["path"]).name: row for row in rows[6:]}
     assert dropped["5.png"]["dropped_reason"].startswith("not a readable picture")
