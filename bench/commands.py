@@ -231,6 +231,7 @@ def bench_rerank(
     ] = None,
     query_split: Annotated[str, typer.Option(help="Split whose sounds are asked for.")] = "test",
     gallery_split: Annotated[str, typer.Option(help="Split whose pictures fill the pools.")] = "test",
+    draws: Annotated[int, typer.Option(help="Pools a sound and size.")] = 20,
     by_command: Annotated[int, typer.Option(help="Pools that also go through unibrivl rerank, as files.")] = 10,
     seed: Seed = 0,
     out: Out = None,
@@ -246,7 +247,7 @@ def bench_rerank(
     with usage():
         config = RerankBenchConfig(
             index=index, query_split=query_split, gallery_split=gallery_split, sizes=tuple(size or SIZES),
-            by_command=by_command, seed=seed,
+            draws=draws, by_command=by_command, seed=seed,
         )  # fmt: skip
     with bar("rerank", unit="sizes") as step:
         result = measure_rerank(config, step)

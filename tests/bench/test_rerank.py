@@ -27,24 +27,24 @@ def test_a_pool_holds_one_true_picture_and_no_related_one(seed: int, size: int) 
     near[np.arange(7), np.arange(7)] = True
     true = near & (rng.random((7, 20)) < 0.5)
     true[np.arange(7), np.arange(7)] = True
-    pools = draw_pools(true, near, size, seed)
-    for query, pool in enumerate(pools.items_QN):
+    pools = draw_pools(true, near, size, 3, seed)
+    assert pools.query_M.tolist() == np.repeat(np.arange(7), 3).tolist()
+    for query, pool, place_of_true in zip(pools.query_M, pools.items_MN, pools.true_M, strict=True):
         assert len(set(pool.tolist())) == size
-        is_true = [place == pools.true_Q[query] for place in range(size)]
+        is_true = [place == place_of_true for place in range(size)]
         assert true[query, pool].tolist() == near[query, pool].tolist() == is_true
-    assert np.array_equal(draw_pools(true, near, size, seed).items_QN, pools.items_QN)
+    assert np.array_equal(draw_pools(true, near, size, 3, seed).items_MN, pools.items_MN)
 
 
 def test_permuted_sounds_choose_by_chance() -> None:
     """With perfect scores, 600 pools of 4: chance is 0.25, the deviation of a mean over 20 permutations below 0.02."""
     true = np.eye(600, dtype=bool)
-    pools = draw_pools(true, true, 4, 0)
-    assert len(set(pools.true_Q.tolist())) == 4
+    pools = draw_pools(true, true, 4, 1, 0)
+    assert len(set(pools.true_M.tolist())) == 4
     noise = np.random.default_rng(0).random((600, 600)) * 0.1
     shares = permuted_hits(true + noise, pools, 20, 0)
     assert shares.mean() == pytest.approx(0.25, abs=0.02)
-    scores = np.take_along_axis(true + noise, pools.items_QN, axis=1)
-    assert (scores.argmax(axis=1) == pools.true_Q).all()
+    assert pools.first(true + noise).all()
 
 
 def test_the_interval_resamples_groups() -> None:
