@@ -284,6 +284,7 @@ def bench_volume(
     """
     from ..index.page import write_page
     from ..shards.atomic import write_json
+    from ..shards.checks import check_file
     from .volume import COLUMNS, VolumeConfig, measure_volume, rows, summary
     from .volume_page import volume_page
 
@@ -292,6 +293,8 @@ def bench_volume(
             index=index, split=split, sounds=sounds, pictures=pictures, large=large, small=small, pipeline=pipeline,
             seed=seed,
         )  # fmt: skip
+    if html is not None:
+        check_file(html, UnibrivlError)
     with bar("volume", unit="arms") as step:
         result = measure_volume(config, step)
     if out is not None:
