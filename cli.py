@@ -16,6 +16,7 @@ from .index.commands import app as snapshots
 from .index.commands import index
 from .index.generate_command import generate
 from .index.query_command import query
+from .index.rerank_command import rerank
 from .index.serve_command import serve
 from .ingest.commands import ingest, sample
 from .ingest.shards_commands import app as shards
@@ -41,6 +42,7 @@ app.command(rich_help_panel=PANEL)(index)
 app.command(rich_help_panel=PANEL)(query)
 app.command(rich_help_panel=PANEL)(serve)
 app.command(rich_help_panel=PANEL)(generate)
+app.command(rich_help_panel=PANEL)(rerank)
 app.add_typer(shards, name="shards", rich_help_panel=PANEL)
 app.add_typer(snapshots, name="snapshots", rich_help_panel=PANEL)
 app.add_typer(model, name="model", rich_help_panel=PANEL)

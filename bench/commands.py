@@ -223,6 +223,92 @@ def bench_noise_search(
         print_table("searches at equal cost", COLUMNS, rows(result))
 
 
+@app.command("rerank")
+def bench_rerank(
+    index: Annotated[Path, typer.Argument(help="Index with the sounds and the pictures.")],
+    size: Annotated[
+        list[int] | None, typer.Option("--size", help="Pictures a pool; repeat. [default: 4, 8, 20]")
+    ] = None,
+    query_split: Annotated[str, typer.Option(help="Split whose sounds are asked for.")] = "test",
+    gallery_split: Annotated[str, typer.Option(help="Split whose pictures fill the pools.")] = "test",
+    draws: Annotated[int, typer.Option(help="Pools a sound and size.")] = 20,
+    by_command: Annotated[int, typer.Option(help="Pools that also go through unibrivl rerank, as files.")] = 10,
+    seed: Seed = 0,
+    out: Out = None,
+    as_json: Json = False,
+) -> None:
+    """Measure how often a held-out sound's true picture is chosen first from a pool, beside chance and two controls.
+
+    Example: unibrivl bench rerank try/index --out rerank.json
+    """
+    from ..shards.atomic import write_json
+    from .rerank import COLUMNS, SIZES, RerankBenchConfig, measure_rerank, rows
+
+    with usage():
+        config = RerankBenchConfig(
+            index=index, query_split=query_split, gallery_split=gallery_split, sizes=tuple(size or SIZES),
+            draws=draws, by_command=by_command, seed=seed,
+        )  # fmt: skip
+    with bar("rerank", unit="sizes") as step:
+        result = measure_rerank(config, step)
+    if out is not None:
+        write_json(out, result)
+    if as_json:
+        print_json(result)
+        return
+    print_table("true picture chosen first", COLUMNS, rows(result))
+    if (told := result["command"]) is not None:
+        typer.echo(
+            f"by the command: {told['true_first']} of {told['pools']} pools of {told['size']} true first, "
+            f"{told['same_choice']} of {told['pools']} the same choice"
+        )
+
+
+@app.command("volume")
+def bench_volume(
+    index: Annotated[Path, typer.Argument(help="Index whose model hears, with the sounds and the pictures.")],
+    split: Annotated[str, typer.Option(help="Where both are drawn.")] = "test",
+    sounds: Annotated[int, typer.Option(help="Sounds.")] = 20,
+    pictures: Annotated[int, typer.Option(help="Of the fixed pool.")] = 20,
+    large: Annotated[str, typer.Option(help="Words for loud, if the run reads text.")] = "a large thing",
+    small: Annotated[str, typer.Option(help="Words for soft.")] = "a small thing",
+    pipeline: Annotated[str | None, typer.Option(help="Pipeline of diffusers, for the noise floor.")] = None,
+    seed: Seed = 0,
+    out: Out = None,
+    as_json: Json = False,
+    html: Annotated[Path | None, typer.Option(help="Write a page with the curves.")] = None,
+) -> None:
+    """Measure what loudness does to embeddings and to the choice of pictures, if the front end lets any of it through.
+
+    Example: unibrivl bench volume try/index --html volume.html
+    """
+    from ..index.page import write_page
+    from ..shards.atomic import write_json
+    from ..shards.checks import check_file
+    from .volume import COLUMNS, VolumeConfig, measure_volume, rows, summary
+    from .volume_page import volume_page
+
+    with usage():
+        config = VolumeConfig(
+            index=index, split=split, sounds=sounds, pictures=pictures, large=large, small=small, pipeline=pipeline,
+            seed=seed,
+        )  # fmt: skip
+    if html is not None:
+        check_file(html, UnibrivlError)
+    with bar("volume", unit="arms") as step:
+        result = measure_volume(config, step)
+    if out is not None:
+        write_json(out, result)
+    if html is not None:
+        write_page(volume_page(result), html)
+    if as_json:
+        print_json(result)
+        return
+    print_table("levels, means over sounds", COLUMNS, rows(result))
+    for line in summary(result):
+        typer.echo(line)
+
+
 @speed.command("ingest")
 def speed_ingest(
     quick: Quick = False,

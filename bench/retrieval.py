@@ -72,12 +72,12 @@ def measure(config: RetrievalConfig) -> dict[str, Direction]:
         IndexStoreError: the index is damaged.
     """
     snapshot = open_snapshot(config.index)
-    linear = _fit(config, snapshot) if config.ridge else None
+    linear = fit_linear(config.index, snapshot, {config.query_split, config.gallery_split}) if config.ridge else None
     return {name: _direction(config, snapshot, linear, *modalities) for name, modalities in DIRECTIONS.items()}
 
 
 @dataclass(frozen=True, slots=True)
-class _Side:
+class Side:
     """The items of one modality and split; equal contents are one item."""
 
     modality: str
@@ -90,7 +90,12 @@ class _Side:
     vectors_ND: np.ndarray
 
 
-def _side(snapshot: Snapshot, modality: str, split: str) -> _Side:
+def read_side(snapshot: Snapshot, modality: str, split: str) -> Side:
+    """Read the items of a split.
+
+    Raises:
+        BenchError: there are none.
+    """
     held = snapshot.items(modality)
     splits = held.rows["split"].to_numpy(zero_copy_only=False)
     positions = np.flatnonzero(splits == split)
@@ -101,18 +106,24 @@ def _side(snapshot: Snapshot, modality: str, split: str) -> _Side:
     item_of = np.array([number.setdefault(row["content_sha256"], len(number)) for row in members])
     first = np.unique(item_of, return_index=True)[1]
     vectors = held.vectors_ND[positions[first]].astype(np.float32)
-    return _Side(modality, members, item_of, [members[i] for i in first], vectors)
+    return Side(modality, members, item_of, [members[i] for i in first], vectors)
+
+
+def related_items(queries: Side, gallery: Side, min_overlap: float) -> np.ndarray:
+    """Return which items are related, boolean (Q, G): those of which a member is to a member."""
+    found = np.zeros((len(queries.items), len(gallery.items)), dtype=bool)
+    spans = Spans.of(queries.members), Spans.of(gallery.members)
+    pairs = np.argwhere(related(*spans, min_overlap=min_overlap))
+    found[queries.item_of[pairs[:, 0]], gallery.item_of[pairs[:, 1]]] = True
+    return found
 
 
 def _direction(
     config: RetrievalConfig, snapshot: Snapshot, linear: RidgeMap | None, asked: str, sought: str
 ) -> Direction:
-    queries = _side(snapshot, asked, config.query_split)
-    gallery = _side(snapshot, sought, config.gallery_split)
-    relevant = np.zeros((len(queries.items), len(gallery.items)), dtype=bool)
-    spans = Spans.of(queries.members), Spans.of(gallery.members)
-    pairs = np.argwhere(related(*spans, min_overlap=MIN_OVERLAP))
-    relevant[queries.item_of[pairs[:, 0]], gallery.item_of[pairs[:, 1]]] = True
+    queries = read_side(snapshot, asked, config.query_split)
+    gallery = read_side(snapshot, sought, config.gallery_split)
+    relevant = related_items(queries, gallery, MIN_OVERLAP)
     answerable = np.flatnonzero(relevant.any(axis=1))
     if not len(answerable):
         raise BenchError(f"{config.index}: no {asked} of split {config.query_split} has a true {sought} to be found")
@@ -120,7 +131,7 @@ def _direction(
     scores = queries.vectors_ND[answerable] @ gallery.vectors_ND.T
     ridge = {}
     if linear is not None:
-        asked_QD, sought_GD = (_mapped(snapshot, linear, side) for side in (queries, gallery))
+        asked_QD, sought_GD = (mapped(snapshot, linear, side) for side in (queries, gallery))
         ridge = {
             f"ridge_{k}": v
             for k, v in asdict(figures(first_ranks(asked_QD[answerable] @ sought_GD.T, relevant))).items()
@@ -131,19 +142,22 @@ def _direction(
     )  # fmt: skip
 
 
-def _fit(config: RetrievalConfig, snapshot: Snapshot) -> RidgeMap:
-    """Fit the linear control on the clips of all other splits."""
-    apart = {config.query_split, config.gallery_split}
+def fit_linear(index: Path, snapshot: Snapshot, apart: set[str]) -> RidgeMap:
+    """Fit the linear control on the clips of all splits but those.
+
+    Raises:
+        BenchError: there are no others.
+    """
     sounds, images = snapshot.items("audio"), snapshot.items("image")
     image_of = {key: n for n, key in enumerate(images.rows["key"].to_pylist())}
     rows = [row for row in sounds.rows.to_pylist() if row["split"] not in apart]
     if len(rows) < 2:
-        raise BenchError(f"{config.index}: no clips outside split {' and '.join(sorted(apart))} to fit a linear map on")
+        raise BenchError(f"{index}: no clips outside split {' and '.join(sorted(apart))} to fit a linear map on")
     vectors_NV = images.vectors_ND[[image_of[row["key"]] for row in rows]].astype(np.float64)
     return fit_ridge(_spectra(snapshot, rows), vectors_NV)
 
 
-def _mapped(snapshot: Snapshot, linear: RidgeMap, side: _Side) -> np.ndarray:
+def mapped(snapshot: Snapshot, linear: RidgeMap, side: Side) -> np.ndarray:
     """Return the vectors of pictures as they are, and those of sounds as the linear map sees them."""
     return linear(_spectra(snapshot, side.items)) if side.modality == "audio" else side.vectors_ND
 

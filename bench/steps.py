@@ -8,6 +8,18 @@ import time
 from .errors import BenchError
 
 
+def answer_of(name: str, words: list[str]) -> str:
+    """Run `unibrivl` with these words; return what it printed.
+
+    Raises:
+        BenchError: it failed.
+    """
+    done = subprocess.run([sys.executable, "-m", "unibrivl", *words], stdout=subprocess.PIPE, text=True, check=False)
+    if done.returncode:
+        raise BenchError(f"step {name} failed with exit code {done.returncode}: unibrivl {shlex.join(words)}")
+    return done.stdout
+
+
 def run_step(name: str, words: list[str]) -> float:
     """Run `unibrivl` with these words, its progress on our standard error; return its seconds.
 

@@ -1,6 +1,7 @@
 """Turns rows of an index and the media in its shards into the cards of a results page."""
 
 import io
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,7 @@ def clip_card(
 def query_page(config: QueryConfig, snapshot: Snapshot, result: QueryResult) -> Page:
     """Return the page of one answered question."""
     asked = [name for name in ("audio", "image", "text") if any(p["modality"] == name for p in result.query["parts"])]
-    query = _query_card(config, snapshot)
+    query = query_card(config.asked, snapshot)
     questions = []
     for modality, found in result.results.items():
         cards = []
@@ -65,11 +66,11 @@ def query_page(config: QueryConfig, snapshot: Snapshot, result: QueryResult) -> 
     )  # fmt: skip
 
 
-def _query_card(config: QueryConfig, snapshot: Snapshot) -> Card:
+def query_card(all_asked: Sequence[Asked], snapshot: Snapshot | None) -> Card:
     """Return the card of a question: the names of its parts, its first sound and its first picture."""
     audio = image = None
-    for asked in config.asked:
-        if asked.kind == "item":
+    for asked in all_asked:
+        if asked.kind == "item" and snapshot is not None:
             segment, row = snapshot.find(asked.value)
             card = clip_card(snapshot, segment.rows.slice(row, 1).to_pylist()[0])
             audio, image = audio or card.audio, image or card.image
@@ -80,7 +81,7 @@ def _query_card(config: QueryConfig, snapshot: Snapshot) -> Card:
         elif asked.kind == "image" and image is None:
             Image.fromarray(read_picture(Path(asked.value), PICTURE_PX)).save(buffer, "PNG")
             image = buffer.getvalue()
-    title = " ".join(("-" if a.minus else "+") * (n > 0 or a.minus) + _named(a) for n, a in enumerate(config.asked))
+    title = " ".join(("-" if a.minus else "+") * (n > 0 or a.minus) + _named(a) for n, a in enumerate(all_asked))
     return Card(title=title, subtitle="", key="", image=image, audio=audio, score=None, rank=None, is_true=None)
 
 

@@ -17,7 +17,7 @@ from .errors import GenerateError
 from .generation import CANDIDATES, ESTIMATES, PREVIEWS, RECORD, REQUEST, GenerateConfig, Generation, Placed
 from .generation_record import write_record
 from .judge import Judge, open_judge
-from .media import read_sound
+from .media import read_audible
 from .noise_search import Tried, search
 from .pictures import Pictures, Shot
 from .pipelines import Pipeline, open_pipeline
@@ -27,8 +27,6 @@ from .rerank import RerankResult, rerank
 from .studio import Progress, Studio
 from .verifier import Verifier, open_verifier, picture_part
 
-SILENT = 1e-4
-"""A sound whose every sample lies below this, of full scale 1, says nothing about a picture."""
 DIGITS = 6
 
 
@@ -36,7 +34,7 @@ def generate(config: GenerateConfig, progress: Progress = lambda done, total, te
     """Make and choose pictures, and write them with their record; what is there already is not made again.
 
     Raises:
-        QueryError: the sound is not readable.
+        QueryError: the sound is not readable, or silent.
         PipelineError: the pipeline cannot be had, or fails.
         GenerateError: there is nothing to make, the folder holds another request's pictures, or all were dropped.
         IndexStoreError, IndexMismatchError, CheckpointError: the index, the run or the judge is not in order.
@@ -65,19 +63,6 @@ def generate(config: GenerateConfig, progress: Progress = lambda done, total, te
     if not generation.kept:
         raise GenerateError(_all_dropped(generation), figures={"dropped": len(generation.placed)})
     return generation
-
-
-def read_audible(path: Path) -> np.ndarray:
-    """Return the sound of a file, float32 at 16 kHz.
-
-    Raises:
-        QueryError: it is not readable.
-        GenerateError: it is silent.
-    """
-    sound = read_sound(path)
-    if float(np.abs(sound).max()) < SILENT:
-        raise GenerateError(f"{path}: is silent, so no picture fits it better than another; give a sound")
-    return sound
 
 
 def cosines(verifier: Verifier, heard: Part, pictures: Sequence[np.ndarray]) -> np.ndarray:

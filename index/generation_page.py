@@ -60,13 +60,6 @@ def _sound_card(generation: Generation) -> Card:
 def _card(generation: Generation, one: Placed) -> Card:
     made, ranked = one.tried.made, one.ranked
     assert made is not None and ranked is not None
-    picture = Image.fromarray(made.picture)
-    scale = SHOWN_PX / max(picture.size)
-    enlarged = scale > 1  # a tiny pipeline's pixels stay pixels
-    size = (round(picture.width * scale), round(picture.height * scale))
-    buffer = io.BytesIO()
-    how = Image.Resampling.NEAREST if enlarged else Image.Resampling.BICUBIC
-    picture.resize(size, how).save(buffer, "JPEG", quality=QUALITY)
     details = [f"seed {one.tried.candidate.seed}"]
     if ranked.percentile is not None:
         details.append(f"above {ranked.percentile:.0f} % of random pairs")
@@ -74,8 +67,20 @@ def _card(generation: Generation, one: Placed) -> Card:
         details.append(f"judge {one.judged:.3f}")
     return Card(
         title=generation.prompts[one.tried.candidate.prompt].text, subtitle=" · ".join(details), key=made.path.name,
-        image=buffer.getvalue(), audio=None, score=ranked.score, rank=ranked.rank, is_true=None,
+        image=shown_picture(Image.fromarray(made.picture)), audio=None, score=ranked.score, rank=ranked.rank,
+        is_true=None,
     )  # fmt: skip
+
+
+def shown_picture(picture: Image.Image) -> bytes:
+    """Return an RGB picture as JPEG, its longer side `SHOWN_PX`."""
+    scale = SHOWN_PX / max(picture.size)
+    enlarged = scale > 1  # a tiny pipeline's pixels stay pixels
+    size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
+    buffer = io.BytesIO()
+    how = Image.Resampling.NEAREST if enlarged else Image.Resampling.BICUBIC
+    picture.resize(size, how).save(buffer, "JPEG", quality=QUALITY)
+    return buffer.getvalue()
 
 
 def _worth(generation: Generation) -> Table:

@@ -16,6 +16,8 @@ from .errors import QueryError
 
 MAX_SECONDS = 600.0
 PICTURE_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
+SILENT = 1e-4
+"""A sound whose every sample lies below this, of full scale 1, says nothing about a picture."""
 SOUND_FORMATS = ("wav", "flac", "ogg", "mp3", "mov", "mp4", "m4a", "matroska", "webm", "aac", "aiff")
 """FFmpeg's names of what may come in from outside: formats that name no further files."""
 
@@ -28,6 +30,18 @@ def read_sound(path: Path) -> np.ndarray:
     """
     _check(path)
     return _decode_sound(f"file:{path}", str(path), MAX_SECONDS, {"protocol_whitelist": "file"})
+
+
+def read_audible(path: Path) -> np.ndarray:
+    """Return what `read_sound` returns.
+
+    Raises:
+        QueryError: as `read_sound`; or the sound is silent.
+    """
+    sound = read_sound(path)
+    if float(np.abs(sound).max()) < SILENT:
+        raise QueryError(f"{path}: is silent, so no picture fits it better than another; give a sound")
+    return sound
 
 
 def sound_of(data: BinaryIO, name: str, max_seconds: float) -> np.ndarray:
@@ -68,8 +82,17 @@ def read_picture(path: Path, size: int) -> np.ndarray:
     Raises:
         QueryError: the file is missing or no picture.
     """
+    return square_of(read_whole_picture(path), size)
+
+
+def read_whole_picture(path: Path) -> Image.Image:
+    """Return a picture as it is, in RGB and upright.
+
+    Raises:
+        QueryError: the file is missing or no picture.
+    """
     _check(path)
-    return _decode_picture(path, str(path), size, None)
+    return _decode_picture(path, str(path), None)
 
 
 def picture_of(data: BinaryIO, name: str, size: int, max_pixels: int) -> np.ndarray:
@@ -78,22 +101,21 @@ def picture_of(data: BinaryIO, name: str, size: int, max_pixels: int) -> np.ndar
     Raises:
         QueryError: no picture, or one with more pixels than `max_pixels`.
     """
-    return _decode_picture(data, name, size, max_pixels)
+    return square_of(_decode_picture(data, name, max_pixels), size)
 
 
-def _decode_picture(source: Path | BinaryIO, name: str, size: int, max_pixels: int | None) -> np.ndarray:
+def _decode_picture(source: Path | BinaryIO, name: str, max_pixels: int | None) -> Image.Image:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(source, formats=PICTURE_FORMATS) as image:
                 if max_pixels is not None and image.width * image.height > max_pixels:
                     raise QueryError(f"{name}: {image.width} x {image.height} pixels, want {max_pixels:,} at most")
-                picture = _on_white(ImageOps.exif_transpose(image))
+                return _on_white(ImageOps.exif_transpose(image))
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as e:
         raise QueryError(f"{name}: has too many pixels to be decoded safely; shrink it first") from e
     except (OSError, ValueError, SyntaxError) as e:  # SyntaxError is Pillow's for a broken PNG
         raise QueryError(f"{name}: not a readable picture; want {', '.join(PICTURE_FORMATS)}") from e
-    return square_of(picture, size)
 
 
 def square_of(picture: Image.Image, size: int) -> np.ndarray:

@@ -72,7 +72,7 @@ class Question:
     gallery: int | None
     """How many clips were searched; None where unknown."""
     large: bool = False
-    """Shows the pictures of the answers large: they were made for the sound, and are what the page is about."""
+    """Shows the pictures of the answers large: they were chosen, and are what the page is about."""
 
     def __post_init__(self) -> None:
         """Refuse a modality that the page cannot show."""

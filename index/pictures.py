@@ -75,9 +75,14 @@ class Made:
     @property
     def dropped(self) -> str:
         """Return why it is not to be scored; empty where it is."""
-        if self.flagged:
-            return "flagged by the safety checker"
-        return "all black" if self.black else ""
+        return dropped_reason(flagged=self.flagged, black=self.black)
+
+
+def dropped_reason(*, flagged: bool, black: bool) -> str:
+    """Return why a picture that was made is not to be scored; empty where it is."""
+    if flagged:
+        return "flagged by the safety checker"
+    return "all black" if black else ""
 
 
 class Pictures(Sequence[np.ndarray]):
@@ -133,6 +138,16 @@ def png(picture: np.ndarray, told: dict[str, Any]) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(picture).save(buffer, "PNG", pnginfo=text)
     return buffer.getvalue()
+
+
+def told_inside(path: Path) -> dict[str, Any]:
+    """Return what a PNG of ours says of itself; nothing for any other file, whatever is wrong with it."""
+    try:
+        with Image.open(path, formats=("PNG",)) as image:
+            told = json.loads(str(image.info[METADATA]))
+    except (OSError, ValueError, SyntaxError, KeyError, RecursionError):
+        return {}
+    return told if isinstance(told, dict) else {}
 
 
 def read_png(path: Path) -> tuple[np.ndarray, dict[str, Any]]:

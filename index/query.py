@@ -13,6 +13,7 @@ from .engine import Engine, open_engine
 from .errors import QueryError
 from .media import read_picture, read_sound
 from .question import Part, Question
+from .verifier import Verifier, frame_px
 
 KINDS = ("audio", "image", "text", "item")
 MINUS = "minus_"
@@ -106,20 +107,21 @@ def question_of(config: QueryConfig, parts: tuple[Part, ...]) -> Question:
     )  # fmt: skip
 
 
-def read_part(engine: Engine, asked: Asked) -> Part:
+def read_part(engine: Verifier, asked: Asked) -> Part:
     """Return a part with its file decoded.
 
     Raises:
-        QueryError: the file is not readable.
+        QueryError: the file is not readable, or an item is asked of a run without an index.
         IndexStoreError: the index holds no such item.
     """
     name: dict[str, Any] = {"weight": asked.weight, "minus": asked.minus, "name": asked.value}
     if asked.kind == "audio":
         return Part("audio", read_sound(Path(asked.value)), **name)
     if asked.kind == "image":
-        side_px = engine.snapshot.manifest["encoder"]["frame_px"]
-        return Part("image", read_picture(Path(asked.value), side_px), **name)
+        return Part("image", read_picture(Path(asked.value), frame_px(engine)), **name)
     if asked.kind == "item":
+        if engine.snapshot is None:
+            raise QueryError(f"{asked.value}: a run alone holds no items; name the index that does")
         segment, row = engine.snapshot.find(asked.value)
         return Part(segment.modality, segment.vectors_ND[row].astype("float32"), **name)
     return Part("text", asked.value, **name)

@@ -99,7 +99,7 @@ def query(
     with usage():
         _refuse_mixtures(values, batch, out, html, as_json)
         config = QueryConfig(
-            index=index, asked=() if batch else asked_of(values, _weights(weight or [])), to=to.value, k=k,
+            index=index, asked=() if batch else asked_of(values, read_weights(weight or [])), to=to.value, k=k,
             where=tuple(where or ()), exact=exact, fuse=fuse.value, distinct=distinct, near=near, run=run,
             image_tower=image_tower, accept_other_encoder=accept_other_encoder,
         )  # fmt: skip
@@ -122,7 +122,7 @@ def _refuse_mixtures(
         raise ValueError("out is for the answers of --batch; give --batch FILE")
 
 
-def _weights(told: list[str]) -> dict[str, tuple[float, ...]]:
+def read_weights(told: list[str]) -> dict[str, tuple[float, ...]]:
     """Read `KIND=W` or `KIND=W,W`: the weights of the first, second, ... of that kind."""
     found: dict[str, tuple[float, ...]] = {}
     for text in told:

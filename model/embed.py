@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.nn.functional import normalize
 
 from ..shards import SAMPLE_RATE, ClipShards
@@ -50,11 +51,18 @@ class Encoder:
 
     def audio(self, sounds: list[np.ndarray]) -> np.ndarray:
         """Return float32 (sounds, dim), unit norm, for float32 mono sounds at 16 kHz of any lengths."""
+        return normalize(self._heard(self.model.embed_audio, sounds), dim=1).cpu().numpy()
+
+    def audio_with_norm(self, sounds: list[np.ndarray]) -> np.ndarray:
+        """Return what `audio` returns, of the length that the model gives it before it is made one."""
+        with torch.no_grad():
+            return self._heard(self.model.project_audio, sounds).cpu().numpy()
+
+    def _heard(self, embed: Callable[[Tensor], Tensor], sounds: list[np.ndarray]) -> Tensor:
         audio_BT = np.stack([fit(sound, self.model.language.num_samples) for sound in sounds])
         device = self.model.log_scale.device
         with torch.autocast(device.type, torch.bfloat16, enabled=device.type != "cpu"):
-            embedded = self.model.embed_audio(torch.from_numpy(audio_BT).to(device))
-        return normalize(embedded.float(), dim=1).cpu().numpy()
+            return embed(torch.from_numpy(audio_BT).to(device)).float()
 
     def image(self, frames: list[np.ndarray]) -> np.ndarray:
         """Return float32 (frames, dim), unit norm, for uint8 (H, W, 3) pictures of any sizes."""

@@ -160,7 +160,11 @@ class UniBriVL(nn.Module):
     @torch.inference_mode()
     def embed_audio(self, audio_BT: Tensor) -> Tensor:
         """Return g(a), unit norm (B, V): the sound in the image tower's space (Wav2CLIP's inference)."""
-        return normalize(self.g(self.language(audio_BT)), dim=1)
+        return normalize(self.project_audio(audio_BT), dim=1)
+
+    def project_audio(self, audio_BT: Tensor) -> Tensor:
+        """Return g(a) (B, V) of the length that it has."""
+        return self.g(self.language(audio_BT))
 
     def describe(self) -> dict[str, Any]:
         """Return what, beside the weights, decides the embedding of a sound."""

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from unibrivl.bench import retrieval_page, speed_ingest, speed_reader
+from unibrivl.bench import rerank, retrieval_page, speed_ingest, speed_reader, volume
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -46,6 +46,20 @@ def test_readme_shows_the_demo_and_the_speed() -> None:
 @pytest.mark.parametrize("name", TABLES)
 def test_each_table_is_its_result_file(name: str) -> None:
     assert f"<!-- table: {name} -->\n\n{markdown(name)}" in README
+
+
+def test_tables_of_the_page_on_generating_are_their_result_files() -> None:
+    """Of the volume study the page shows the two arms in which gain is heard."""
+    page = (ROOT / "docs" / "generate.md").read_text(encoding="utf-8")
+    shown = {name: table for name, table in re.findall(r"<!-- table: (\S+) -->\n\n((?:\|.*\n)+)", page)}
+    chosen, heard = sorted(shown)
+    lines = [rerank.COLUMNS, ("---",) * len(rerank.COLUMNS), *rerank.rows(read_result(chosen))]
+    assert shown[chosen] == "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    told = [row for row in volume.rows(read_result(heard)) if row[0] in ("as saved", "peak safe")]
+    lines = [volume.COLUMNS, ("---",) * len(volume.COLUMNS), *told]
+    assert shown[heard] == "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    for one in read_result(chosen)["sizes"].values():
+        assert one["first"]["low"] > one["chance"] and one["first"]["mean"] > one["permuted"] + 3 * one["permuted_sd"]
 
 
 @pytest.mark.parametrize("name", [name for name in TABLES if "stamps" in name])

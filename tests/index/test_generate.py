@@ -186,7 +186,7 @@ def test_mistakes_are_one_line(index: Path, beep: Path, tiny: Path, tmp_path: Pa
     file = tmp_path / "file"
     file.write_text("x")
     for changes, kind, told in (
-        ({"audio": silent}, GenerateError, "is silent, so no picture fits it better"),
+        ({"audio": silent}, QueryError, "is silent, so no picture fits it better"),
         ({"audio": tmp_path / "none.wav"}, QueryError, "there is no such file"),
         ({"place": tmp_path / "none"}, IndexStoreError, "there is no such folder; want a folder of `unibrivl index`"),
         ({"place": tiny}, IndexStoreError, "holds neither an index nor a run"),
