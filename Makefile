@@ -9,7 +9,7 @@ PYTEST_ARGS ?=
 # Files of tests that run at once. Each takes a core and up to 6 GiB.
 JOBS ?= 2
 
-.PHONY: setup demo test peers check format clean
+.PHONY: setup demo test peers stores check format clean
 setup: .venv/.installed
 	@:
 
@@ -37,6 +37,15 @@ peers: setup .peers/.installed
 	@$(BIN)/uv pip install --quiet --python .peers/bin/python --requirement bench/peers.txt
 	@touch $@
 
+# Vector stores that `unibrivl bench speed index --peers-python .stores/bin/python` compares with.
+stores: setup .stores/.installed
+	@:
+
+.stores/.installed: bench/stores.txt
+	@$(BIN)/uv venv --quiet --clear --python $(BIN)/python .stores
+	@$(BIN)/uv pip install --quiet --python .stores/bin/python --requirement bench/stores.txt
+	@touch $@
+
 check: setup
 	@$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/pyright
 
@@ -44,4 +53,4 @@ format: setup
 	@$(BIN)/ruff format . && $(BIN)/ruff check --fix .
 
 clean:
-	rm -rf demo build *.egg-info .peers
+	rm -rf demo build *.egg-info .peers .stores

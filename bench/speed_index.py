@@ -13,7 +13,7 @@ Shapes: N rows, D dimensions, Q queries, K answers.
 import json
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -259,7 +259,7 @@ class _Bench:
 
     def _filters(self, entrant: Entrant) -> None:
         """Ask under each filter with the effort of 0.95, or the most that was tried."""
-        effort = entrant.efforts.get("0.95", entrant.told["curve"][-1]["effort"])
+        effort = entrant.efforts.get("0.95", int(entrant.told["curve"][-1]["effort"]))
         self._ask(entrant, "single", effort)
         recalls: dict[str, float | None] = {}
         for number, share in enumerate(SHARES):
@@ -331,7 +331,7 @@ def _ratios(told: dict[str, Any]) -> dict[str, float | None]:
     return found
 
 
-def rows(result: dict[str, Any]) -> list[Sequence[str]]:
+def rows(result: dict[str, Any]) -> list[tuple[str, ...]]:
     """Return the table of a result."""
     return [_row(name, told) for name, told in result["engines"].items()]
 
@@ -349,7 +349,7 @@ COLUMNS = (
 )
 
 
-def _row(name: str, told: dict[str, Any]) -> Sequence[str]:
+def _row(name: str, told: dict[str, Any]) -> tuple[str, ...]:
     if "error" in told:
         return (name, told["error"], *[""] * (len(COLUMNS) - 2))
     recall = told["filter_recall_1pct"]

@@ -37,5 +37,5 @@ class Truth:
         scores = np.einsum("qkd,qd->qk", self.base_ND[rows_QK], self.queries_QD[: len(rows_QK)])
         there &= scores >= self.last[number, : len(rows_QK), None] - TIE
         ordered = np.sort(rows_QK, axis=1)
-        twice = (np.diff(ordered, axis=1) == 0).sum(axis=1)
+        twice = ((np.diff(ordered, axis=1) == 0) & (ordered[:, 1:] >= 0)).sum(axis=1)
         return float(np.clip(there.sum(axis=1) - twice, 0, count).mean() / count)

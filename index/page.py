@@ -142,7 +142,7 @@ class Figure:
     caption: str = ""
     """Of a picture or curve; a table has its own."""
     image: bytes | None = None
-    """A JPEG or PNG file."""
+    """A JPEG or PNG file, or an SVG of our own."""
     curve: Curve | None = None
     table: Table | None = None
     note: str = ""
@@ -221,6 +221,8 @@ def _picture_uri(shown: Card | Figure) -> str:
         return _data_uri("image/jpeg", data)
     if data.startswith(_PNG_MAGIC):
         return _data_uri("image/png", data)
+    if isinstance(shown, Figure) and data.startswith(b"<svg"):  # drawn by us: pictures of clips never are
+        return _data_uri("image/svg+xml", data)
     name = shown.key if isinstance(shown, Card) else shown.caption
     raise ValueError(f"the picture of {name!r} starts with {data[:12]!r}, expected a JPEG or PNG file")
 
