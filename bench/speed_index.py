@@ -59,7 +59,7 @@ TUNING = {"audio": 256, "image": 64}
 """Questions that the gate gets."""
 BUILD_S, ORDER_S = 3600, 900
 REMEDY = "install it with: make stores, and name it with --peers-python"
-QUICK = {"queries": 300, "rounds": 3, "engines": (OURS, "usearch", "hnswlib"), "graph_build": 32, "filtered": 40}
+QUICK = {"queries": 300, "rounds": 3, "engines": (OURS, "usearch", "hnswlib"), "graph_build": 32, "filtered": 20}
 FULL = {"queries": 1000, "rounds": 5, "engines": ENGINES, "graph_build": 128, "filtered": 200}
 
 
@@ -198,7 +198,7 @@ class _Bench:
     def job(self, entrant: Entrant) -> dict[str, Any]:
         """Return what an engine's process is told."""
         return {
-            "engine": entrant.name, "folder": str(self.folder / entrant.name), "seed": self.config.seed,
+            "engine": entrant.name, "folder": str(self.folder / f"{entrant.name}.store"), "seed": self.config.seed,
             "base": str(self.folder / f"base{entrant.rows}.npy"), "queries": str(self.folder / "queries.npy"),
             "masks": str(self.folder / f"masks{entrant.rows}.npy"), "filtered": self.config.filtered,
             "tuning": {name: str(self.folder / f"{name}.npy") for name in TUNING}, "core": self.core,
@@ -217,7 +217,7 @@ class _Bench:
             entrant.told |= {name: figure(value) for name, value in conversation.hear(BUILD_S).items()}
         finally:
             conversation.close()
-        size = sum(path.stat().st_size for path in (self.folder / entrant.name).rglob("*") if path.is_file())
+        size = sum(path.stat().st_size for path in (self.folder / f"{entrant.name}.store").rglob("*") if path.is_file())
         entrant.told |= {"rows": entrant.rows, "bytes": size, "bytes_per_vector": figure(size / entrant.rows)}
 
     def _open(self, entrant: Entrant, stack: ExitStack) -> None:
