@@ -23,6 +23,9 @@ LEVELS = (10, 100)
 LATE = 0.1
 """Share of a filtered query's answers that may come from the later half of what was looked through. Parameters are
 tuned without a filter: what a filter keeps may lie elsewhere, or so close together that short codes do not order it."""
+TABLES = 8
+"""Times its file's size that FAISS may take at once for an index: the products of centroids and codes, which it makes
+at reading, take four times the centroids."""
 DESERIALIZATION_LOOPS = 10**8
 """Most turns that a file may make FAISS's reader take in one loop."""
 
@@ -162,7 +165,7 @@ def open_ann(path: Path, scan: ExactScan) -> AnnIndex:
         IndexStoreError: FAISS cannot read it, or it belongs to other vectors.
     """
     faiss = load_faiss()
-    faiss.set_deserialization_vector_byte_limit(max(path.stat().st_size, 2**20))
+    faiss.set_deserialization_vector_byte_limit(max(TABLES * path.stat().st_size, 2**20))
     faiss.set_deserialization_loop_limit(DESERIALIZATION_LOOPS)
     rows, dim = scan.vectors_ND.shape
     try:

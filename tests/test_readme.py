@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from unibrivl.bench import rerank, retrieval_page, speed_ingest, speed_reader, volume
+from unibrivl.bench import rerank, retrieval_page, speed_index, speed_ingest, speed_reader, volume
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -22,6 +22,7 @@ def retrieval_rows(result: dict[str, Any]) -> Rows:
 
 KINDS: dict[str, tuple[tuple[str, ...], Callable[[dict[str, Any]], Rows]]] = {
     "demo": (retrieval_page.COLUMNS, retrieval_rows),
+    "speed-index": (speed_index.COLUMNS, speed_index.rows),
     "speed-ingest": (speed_ingest.COLUMNS, speed_ingest.rows),
     "speed-reader": (speed_reader.COLUMNS, speed_reader.rows),
 }
@@ -39,7 +40,7 @@ def markdown(name: str) -> str:
 
 def test_readme_shows_the_demo_and_the_speed() -> None:
     assert sorted(next(kind for kind in KINDS if name.startswith(kind)) for name in TABLES) == [
-        "demo", "demo", "speed-ingest", "speed-reader",
+        "demo", "demo", "speed-index", "speed-ingest", "speed-reader",
     ]  # fmt: skip
 
 

@@ -76,3 +76,11 @@ def test_lists_that_hold_other_rows_are_refused(tmp_path: Path, fault: str) -> N
     faiss.write_index(index, str(tmp_path / FILE))
     with pytest.raises(IndexStoreError, match=rf"ann\.faiss: .*{fault}"):
         open_ann(tmp_path / FILE, scan)
+
+
+def test_an_index_of_many_lists_and_few_rows_opens(tmp_path: Path) -> None:
+    """What FAISS computes at reading takes more than all of its file."""
+    vectors = make_vectors(2000, 256, seed=0, queries=1).base_ND.astype(np.float16)
+    scan = ExactScan(vectors)
+    faiss.write_index(build_ann(scan, "IVF512,PQ64x4fsr", 0).ann.index, str(tmp_path / FILE))
+    assert open_ann(tmp_path / FILE, scan).nlist == 512
