@@ -100,16 +100,21 @@ def write_result(out: Path, result: Result) -> None:
     write_json(out, result.as_dict())
 
 
-def bootstrap(values: np.ndarray, seed: int, groups: np.ndarray | None = None) -> list[float]:
+def bootstrap(values: np.ndarray, seed: int, groups: np.ndarray | None = None, *, digits: int = 4) -> list[float]:
     """Return the bounds that hold 95 % of the means of resampled samples.
 
     Args:
         values: of each sample, float (samples,).
         seed: of the draws.
         groups: for samples that belong together, what they share (samples,); whole groups are drawn then.
+        digits: that are kept behind the point.
     """
-    means = resampled_means(np.asarray(values, dtype=np.float64), seed, groups)
-    return [round(float(value), 4) for value in np.quantile(means, _tails())]
+    return bounds(resampled_means(np.asarray(values, dtype=np.float64), seed, groups), digits)
+
+
+def bounds(resampled: np.ndarray, digits: int = 4) -> list[float]:
+    """Return the bounds that hold 95 % of resampled figures."""
+    return [round(float(value), digits) for value in np.quantile(resampled, ((1 - LEVEL) / 2, (1 + LEVEL) / 2))]
 
 
 def resampled_means(values: np.ndarray, seed: int, groups: np.ndarray | None = None) -> np.ndarray:
@@ -125,10 +130,6 @@ def resampled_means(values: np.ndarray, seed: int, groups: np.ndarray | None = N
         drawn = rng.choice(len(counts), (min(block, RESAMPLES - start), len(counts)))
         means.append(sums[drawn].sum(axis=1) / counts[drawn].sum(axis=1))
     return np.concatenate(means)
-
-
-def _tails() -> tuple[float, float]:
-    return ((1 - LEVEL) / 2, (1 + LEVEL) / 2)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -185,7 +186,7 @@ def _compared(metric: str, first: np.ndarray, second: np.ndarray, groups: np.nda
     as_far = int((flipped >= abs(sums.sum()) - 1e-9).sum())
     return Comparison(
         metric=metric, first=round(float(first.mean()), 6), second=round(float(second.mean()), 6),
-        difference=round(float(change.mean()), 6), interval=[round(float(v), 6) for v in np.quantile(means, _tails())],
+        difference=round(float(change.mean()), 6), interval=bounds(means, 6),
         p=round((1 + as_far) / (1 + RESAMPLES), 6), samples=len(change), groups=len(sums),
     )  # fmt: skip
 

@@ -14,7 +14,7 @@ from ..shards.console import Json, bar, print_json, print_table, usage
 if TYPE_CHECKING:
     from .encoders import Embedder
     from .folds import FoldedSounds
-    from .protocol import Progress, Result
+    from .protocol import Result
 
 Out = Annotated[
     Path | None, typer.Option(help="Write the result as JSON to this file; what samples came to as Parquet beside it.")
@@ -171,7 +171,7 @@ def bench_vggsound(
     scores: Annotated[
         Path | None, typer.Option(help="Scores of the test clips instead: .npy (clips, classes), classes by name.")
     ] = None,
-    probe: Annotated[str, typer.Option(help="l3 or hear.")] = "l3",
+    probe: Annotated[str, typer.Option(help="l3 or hear, on the training list; or zero-shot.")] = "l3",
     cache: Cache = None,
     seed: Seed = 0,
     out: Out = None,
