@@ -117,6 +117,7 @@ def list_esc50(folder: Path) -> FoldedSounds:
         np.array([numbers.index(int(row["target"])) for row in kept], dtype=np.int64), folds,
         tuple(names[number] for number in numbers),
         tuple(row.get("src_file") or row["filename"] for row in kept), len(rows), FOLDS,
+        f"ESC-{len(numbers)}", tuple(f"audio/{row['filename']}" for row in rows if row not in kept),
     )  # fmt: skip
 
 

@@ -49,6 +49,9 @@ class FoldedSounds:
     """Clips that the table names, whether their files are there or not."""
     official: tuple[int, ...]
     """The folds that there are."""
+    dataset: str
+    absent: tuple[str, ...] = ()
+    """Files that the table names and that are not there."""
 
     def load(self, number: int, sample_rate: int) -> np.ndarray:
         """Return a clip as float32 (samples,), mono.
@@ -214,7 +217,7 @@ def fold_result(
         oracle={"accuracy": 1.0},
         coverage={"clips": len(data.paths), "listed": data.listed, "folds": list(folds)},
         interval={"accuracy": bootstrap(correct[asked], seed), "level": LEVEL}, seed=seed,
-        status="ok" if is_whole else "partial", config=config, more={"classes": list(data.names)},
+        status="ok" if is_whole else "partial", config=config, more={"dataset": data.dataset, "classes": list(data.names)},
         predictions=_predictions(data, scored, correct, np.flatnonzero(asked)),
     )  # fmt: skip
 

@@ -4,12 +4,14 @@ A row whose weights or data are missing is printed and written all the same, wit
 """
 
 from collections.abc import Callable, Iterator
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ..shards.console import Json, bar, print_json, print_table, usage
+from .figures import flat
 
 if TYPE_CHECKING:
     from .encoders import Embedder
@@ -196,6 +198,89 @@ def bench_vggsound(
     tell(result, out, as_json)
 
 
+def bench_compare(
+    first: Annotated[Path, typer.Argument(help="Result file, with its predictions beside it.")],
+    second: Annotated[Path, typer.Argument(help="Another of the same bench and the same samples.")],
+    metric: Annotated[str | None, typer.Option(help="Column of the predictions. [default: the first figure]")] = None,
+    seed: Seed = 0,
+    as_json: Json = False,
+) -> None:
+    """Compare two results sample by sample: the difference, its interval, and how often chance differs as much.
+
+    Example: unibrivl bench compare logmel.json run.json
+    """
+    from .protocol import compare
+
+    found = compare(first, second, metric, seed)
+    if as_json:
+        print_json(found.as_dict())
+        return
+    low, high = found.interval
+    rows = [
+        (first.name, f"{found.first:.4f}", ""),
+        (second.name, f"{found.second:.4f}", ""),
+        ("difference", f"{found.difference:+.4f}", f"95 %: {low:+.4f} to {high:+.4f}, p = {found.p:.4f}"),
+    ]
+    print_table(f"{found.metric} of {found.samples:,} samples in {found.groups:,} groups", ("of", "value", ""), rows)
+
+
+def bench_doctor(
+    data: Annotated[Path, typer.Option(help="Folder that holds the data sets, or one of them.")],
+    as_json: Json = False,
+) -> None:
+    """Tell which data sets of the tables are there, how much of each, and which files are missing.
+
+    Example: unibrivl bench doctor --data datasets
+    """
+    from .doctor import COLUMNS, examine
+
+    findings = examine(data)
+    if as_json:
+        print_json([finding.as_dict() for finding in findings])
+    else:
+        print_table("data sets of the tables", COLUMNS, [finding.cells() for finding in findings])
+
+
+class TableFormat(StrEnum):
+    """How tables are written."""
+
+    markdown = "markdown"
+    latex = "latex"
+    json = "json"
+    html = "html"
+
+
+def bench_table(
+    results: Annotated[list[Path] | None, typer.Argument(help="Result files of the tables' commands.")] = None,
+    form: Annotated[
+        TableFormat, typer.Option("--format", help="Of the tables; html needs --out.")
+    ] = TableFormat.markdown,
+    out: Annotated[Path | None, typer.Option(help="File to write. [default: standard output]")] = None,
+    as_json: Json = False,
+) -> None:
+    """Set results beside the paper's rows and the strongest known numbers, each with its protocol.
+
+    Example: unibrivl bench table logmel.json run.json --format markdown
+    """
+    from ..index.page import write_page
+    from ..shards.atomic import canonical_json, write_bytes
+    from . import tables as made
+
+    if form is TableFormat.html and out is None:
+        raise typer.BadParameter("html needs a file: name it with --out")
+    rows = made.table_rows([made.read_row(path) for path in results or ()])
+    if as_json or form is TableFormat.json:
+        text = canonical_json(made.as_json(rows)).decode()
+    elif form is TableFormat.html:
+        return write_page(made.as_page(rows), Path(out or ""))
+    else:
+        text = made.as_latex(rows) if form is TableFormat.latex else made.as_markdown(rows)
+    if out is None:
+        typer.echo(text, nl=False)
+    else:
+        write_bytes(out, text.encode())
+
+
 def _open(tower: str, seed: int) -> "Embedder":
     from .encoders import open_encoder
 
@@ -255,15 +340,6 @@ def _lines(told: dict[str, Any]) -> Iterator[tuple[str, ...]]:
         yield name, _number(value), shown, _number(chance), _number(oracle)
 
 
-def flat(values: dict[str, Any], above: str = "") -> dict[str, Any]:
-    """Return nested figures by their path: `audio_to_image instance mrr`."""
-    found: dict[str, Any] = {}
-    for name, value in values.items():
-        path = f"{above} {name}".strip()
-        found |= flat(value, path) if isinstance(value, dict) else {path: value}
-    return found
-
-
 def _number(value: Any) -> str:
     return "" if value is None else f"{value:.5g}" if isinstance(value, float) else str(value)
 
@@ -282,5 +358,8 @@ TABLES: dict[str, Callable[..., None]] = {
     "class-pictures": bench_class_pictures,
     "vggsound": bench_vggsound,
     "vggsound-retrieval": bench_vggsound_retrieval,
+    "compare": bench_compare,
+    "doctor": bench_doctor,
+    "table": bench_table,
 }
 """By the name that is typed."""

@@ -43,6 +43,7 @@ def list_urbansound8k(folder: Path) -> FoldedSounds:
     return FoldedSounds(
         tuple(path for _, path in kept), targets, folds, tuple(names[n] for n in numbers),
         tuple(row["fsID"] for row, _ in kept), len(rows), FOLDS,
+        "UrbanSound8K", tuple(f"audio/{path.parent.name}/{path.name}" for path in paths if not path.is_file()),
     )  # fmt: skip
 
 

@@ -2,8 +2,8 @@
 
 Protocol. The probe is trained on the training list, but for a drawn tenth of its videos, which chooses; the data set
 has no validation split. A class without a clip in the test set is left out of the means, and named. Chance of mAP is
-the share of positives, which equal scores give; a random order without ties gives a little more, told beside it. The interval of mAP
-is over classes: clips drawn twice would be ties of their own and raise every precision.
+the share of positives, which equal scores give; a random order without ties gives a little more, told beside it. The
+interval of mAP is over classes: clips drawn twice would be ties of their own and raise every precision.
 
 Shapes: N test clips, C classes.
 """
