@@ -217,7 +217,8 @@ def fold_result(
         oracle={"accuracy": 1.0},
         coverage={"clips": len(data.paths), "listed": data.listed, "folds": list(folds)},
         interval={"accuracy": bootstrap(correct[asked], seed), "level": LEVEL}, seed=seed,
-        status="ok" if is_whole else "partial", config=config, more={"dataset": data.dataset, "classes": list(data.names)},
+        status="ok" if is_whole else "partial", config=config,
+        more={"dataset": data.dataset, "classes": list(data.names)},
         predictions=_predictions(data, scored, correct, np.flatnonzero(asked)),
     )  # fmt: skip
 
