@@ -105,7 +105,7 @@ def embed_items(
         NeedsError: there are no media, and the encoder needs them.
     """
     if isinstance(encoder, KnownEncoder):
-        return encoder.embed_known(modality, items.classes, items.instances)
+        return encoder.embed_known(modality, items.classes, items.instances, "\n".join(items.keys))
     if not embeds(encoder, modality):
         embed(encoder, modality, [])
     if items.load is None:
@@ -150,13 +150,15 @@ class KnownEncoder:
         """Return what decides the embeddings."""
         return f"{self.name} {self.seed}"
 
-    def embed_known(self, modality: str, classes: np.ndarray, instances: np.ndarray) -> np.ndarray:
+    def embed_known(self, modality: str, classes: np.ndarray, instances: np.ndarray, items: str = "") -> np.ndarray:
         """Return float32 (N, D), unit norm.
 
-        `oracle`: the same for one instance in every modality, near for one class. `random`: independent of all.
+        `oracle`: the same for one instance in every modality, near for one class. `random`: independent of all, and
+        drawn anew for other `items`, or training clips would be the measured ones in disguise.
         """
         if self.name == "random":
-            rng = np.random.Generator(np.random.Philox(key=[self.seed, 1 + MODALITIES.index(modality)]))
+            drawn = hashlib.sha256(f"{modality}\n{items}".encode()).digest()
+            rng = np.random.Generator(np.random.Philox(key=[self.seed, int.from_bytes(drawn[:8])]))
             return unit(rng.standard_normal((len(classes), KNOWN_DIM)))
         own = np.random.Generator(np.random.Philox(key=[self.seed, 0]))
         weights_NC = classes if classes.ndim == 2 else None

@@ -101,8 +101,8 @@ def table_rows(results: Iterable[dict[str, Any]]) -> dict[str, list[Row]]:
 
 def table_name(told: dict[str, Any]) -> str:
     """Return where a row stands: a part of a data set never among figures of the whole."""
-    part = told["bench"] == "esc50" and told.get("dataset", "ESC-50") != "ESC-50"
-    return f"{told['bench']} on {told['dataset']}" if part else told["bench"]
+    dataset = told.get("dataset") or f"ESC-{len(told.get('classes', []))}"
+    return f"esc50 on {dataset}" if told["bench"] == "esc50" and dataset not in ("ESC-50", "ESC-0") else told["bench"]
 
 
 @cache

@@ -154,7 +154,7 @@ def embed_pictures(
 ) -> np.ndarray:
     """Return float32 (N, D) of the clips' pictures; of several the mean of their unit embeddings."""
     if isinstance(encoder, KnownEncoder):
-        return encoder.embed_known("image", clips.classes, np.arange(len(clips.names)))
+        return encoder.embed_known("image", clips.classes, np.arange(len(clips.names)), "\n".join(clips.names))
     files = clips.files(PICTURE_FOLDERS, PICTURES)
     paths = [files.get(name) for name in clips.names]
     shares = [shares_of(name, frames, seed) for name in clips.names]
