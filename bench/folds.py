@@ -130,7 +130,8 @@ def measure_frozen(
     else:
         scored = _probed(data, embedded, folds, config, progress)
         protocol = f"official folds, probe {config.probe} on frozen embeddings, next fold validates"
-    stored = asdict(config) | {"cache": None, "dim": embedded.shape[1], "chosen": scored.chosen}
+    stored = asdict(config) | {"dim": embedded.shape[1], "fingerprint": encoder.fingerprint, "chosen": scored.chosen}
+    stored.pop("cache")
     if config.probe == "zero-shot":
         stored["templates"] = {name: list(texts) for name, texts in TEMPLATES.items()}
     else:

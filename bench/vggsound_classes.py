@@ -8,7 +8,7 @@ interval of mAP is over classes: clips drawn twice would be ties of their own an
 Shapes: N test clips, C classes.
 """
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -144,7 +144,8 @@ def _result(
         metrics=metrics, chance=_chance(relevant_NC[:, have]),
         oracle={"map": 1.0, "top1": 1.0, "top5": 1.0, "auc": 1.0}, coverage=clips.coverage(whole),
         interval=interval, seed=config.seed, status="ok" if len(clips.names) == TEST_CLIPS else "partial",
-        config=asdict(config) | {"data": None, "cache": None, "scores": None, "chosen": chosen},
+        config={"probe": config.probe, "template": config.template, "chosen": chosen}
+        | {"fingerprint": encoder.fingerprint if encoder else None},
         more={"map_by_class": {clips.labels[c]: round(float(ap), 6) for c, ap in zip(have, aps, strict=True)}},
         predictions=_predictions(clips, scores_NC, top),
     )  # fmt: skip

@@ -6,6 +6,7 @@ the gallery decides the number: the full list, five clips a class (CAV-MAE's), o
 """
 
 import hashlib
+import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -78,11 +79,12 @@ def measure_vggsound_retrieval(
     if audio_ND.shape[1] != image_ND.shape[1]:
         raise BenchError(f"sounds have {audio_ND.shape[1]} dimensions, pictures {image_ND.shape[1]}; want one space")
     audio, image = unit(audio_ND), unit(image_ND)
-    found: dict[str, dict[str, Ranks]] = {
-        "audio_to_image": cross_ranks(audio, image, clips.classes),
-        "image_to_audio": cross_ranks(image, audio, clips.classes),
-    }
-    return _result(config, encoder, whole, clips, found)
+    found, seconds = {}, {}
+    for direction, sides in zip(DIRECTIONS, ((audio, image), (image, audio)), strict=True):
+        began = time.perf_counter()
+        found[direction] = cross_ranks(*sides, clips.classes)
+        seconds[direction] = round(time.perf_counter() - began, 2)
+    return _result(config, encoder, whole, clips, found, seconds)
 
 
 def _gallery(config: VggsoundRetrievalConfig, clips: Clips) -> Clips:
@@ -139,6 +141,7 @@ def _result(
     whole: Clips,
     clips: Clips,
     found: dict[str, dict[str, Ranks]],
+    seconds: dict[str, float],
 ) -> Result:
     coverage = clips.coverage(whole)
     is_whole = len(clips.names) == whole.listed == TEST_CLIPS
@@ -149,7 +152,7 @@ def _result(
     def interval(ranks: Ranks) -> dict[str, Any]:
         return {"mrr": bootstrap(1 / ranks.ranks, config.seed, digits=6)}
 
-    more: dict[str, Any] = {"ties_broken_at_random": _nested(each, Ranks.ties_broken)}
+    more: dict[str, Any] = {"ties_broken_at_random": _nested(each, Ranks.ties_broken), "ranking_s": seconds}
     return Result(
         bench="vggsound-retrieval", protocol=config.protocol(), tower=encoder.name if encoder else "given embeddings",
         metrics=_nested(each, Ranks.figures),

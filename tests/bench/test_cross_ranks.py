@@ -88,3 +88,10 @@ def test_the_oracle_is_at_the_ceiling_and_random_at_chance() -> None:
                 assert mrr == 1, scoring
             else:
                 assert abs(mrr - chance) < 4 * np.std(1 / ranks.ranks) / np.sqrt(600), scoring
+
+
+def test_one_identical_tie_is_rank_one_and_a_half() -> None:
+    """Of other tools one gives reciprocal rank 1.0 here, and two give 0.5."""
+    vectors = np.array([[1, 0], [1, 0], [0, 1]], dtype=np.float32)
+    ranks = cross_ranks(vectors, vectors, np.arange(3))["instance"]
+    assert ranks.ranks.tolist() == [1.5, 1.5, 1.0] and ranks.ties_broken()["mrr"] == pytest.approx((0.75 * 2 + 1) / 3)

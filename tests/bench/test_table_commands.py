@@ -95,3 +95,11 @@ def test_the_doctor_and_the_tables_are_told(tmp_path: Path, call: Call) -> None:
     assert json.loads(call("table", row, "--json")[1])["esc50 on ESC-2"][0]["value"] == 1
     assert call("table", row, "--format", "html")[0] == 2
     assert call("table", row, "--format", "html", "--out", page)[0] == 0 and "oracle" in page.read_text("utf-8")
+
+
+def test_without_a_tower_one_is_trained_from_nothing(tmp_path: Path, call: Call) -> None:
+    out = tmp_path / "row.json"
+    code, told, _ = call("esc50", "--data", write_set(tmp_path / "esc"), "--epochs", "1", "--fold", "1", "--out", out)
+    row = json.loads(out.read_text(encoding="utf-8"))
+    assert code == 0 and "status: partial" in told
+    assert row["tower"] == "wav2clip" and "supervised from random weights" in row["protocol"]

@@ -105,7 +105,22 @@ def test_a_number_where_something_is_missing_is_refused(tmp_path: Path) -> None:
         read_row(path)
 
 
-def test_committed_results_can_be_set(capsys: pytest.CaptureFixture[str]) -> None:
+def test_committed_results_can_be_set() -> None:
     results = sorted((Path(__file__).parents[2] / "bench" / "results").glob("*.json"))
     rows = [read_row(path) for path in results if path.name.startswith(("esc10-", "vggsound-"))]
     assert {"esc50 on ESC-10", "vggsound-retrieval"} <= set(table_rows(rows))
+
+
+def test_the_docs_show_the_committed_results() -> None:
+    """Each line of the table in docs/bench.md is what its result file says."""
+    root = Path(__file__).parents[2]
+    text = (root / "docs" / "bench.md").read_text(encoding="utf-8").split("<!-- esc10 -->\n")[1]
+    shown = {line for line in text.splitlines() if line.startswith("| ") and "](" in line}
+    for path in sorted((root / "bench" / "results").glob("esc10-*.json")):
+        row = read_row(path)
+        low, high = row["interval"]["accuracy"]
+        figures = f"{row['metrics']['accuracy']:.3f} | {low:.3f} to {high:.3f}"
+        name, probe = row["tower"], row["config"]["probe"]
+        assert f"| {name} | {probe} | {figures} | [file](../bench/results/{path.name}) |" in shown, path.name
+        shown.remove(f"| {name} | {probe} | {figures} | [file](../bench/results/{path.name}) |")
+    assert len(shown) == 1  # the tower from random weights, with its own file
