@@ -123,6 +123,8 @@ def measure_frozen(
     Raises:
         BenchError: it takes no sound, or, for zero-shot, no text; or a clip is not readable.
     """
+    if config.probe == "zero-shot" and not embeds(encoder, "text"):
+        embed(encoder, "text", [])  # says so before an hour of embedding
     embedded = embed_items(encoder, "audio", data.items(encoder.sample_rate), config.cache, progress)
     if config.probe == "zero-shot":
         scored = _zero_shot(data, encoder, embedded, folds, config)
@@ -167,8 +169,6 @@ def _probed(
 def _zero_shot(
     data: FoldedSounds, encoder: Embedder, embedded: np.ndarray, folds: tuple[int, ...], config: FrozenConfig
 ) -> Scored:
-    if not embeds(encoder, "text"):
-        embed(encoder, "text", [])
     asked = np.isin(data.folds, folds)
     found, metrics = {}, {}
     for name, templates in TEMPLATES.items():
