@@ -10,7 +10,7 @@ Every error that a user can cause is a `UnibrivlError`, whose message is one lin
     |-- shards: ShardError
     |-- model:  CheckpointError, TextError, TrainError
     |-- index:  IndexStoreError, IndexMismatchError, QueryError, GateError, RequestError, PipelineError, GenerateError
-    `-- bench:  BenchError
+    `-- bench:  BenchError, NeedsError
 """
 
 from typing import Any

@@ -10,12 +10,11 @@ space, not zero-shot.
 import csv
 import io
 import shlex
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from PIL import Image, ImageDraw, ImageFont
 
 from ..index.media import read_picture
@@ -23,15 +22,15 @@ from ..ingest.mux import write_video
 from ..shards import SAMPLE_RATE
 from ..shards.atomic import write_bytes
 from ..shards.checks import check_ranges
-from .environment import environment
 from .errors import BenchError
-from .esc50 import FOLDS, Esc50, bootstrap, check_folds, read_esc50
+from .esc50 import FOLDS, Esc50, read_esc50
+from .folds import check_folds
+from .protocol import LEVEL, Progress, Result, bootstrap
 from .retrieval import Direction, RetrievalConfig, measure
 from .steps import run_step
 
 SIZE_PX = 320
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
-Progress = Callable[[int, int, str], None]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -53,14 +52,12 @@ class ClassPicturesConfig:
 
     def __post_init__(self) -> None:
         """Refuse folds that there are not."""
-        check_folds(self.folds)
+        check_folds(self.folds, FOLDS)
         check_ranges(self, epochs=(1, 100_000), batch_size=(2, 1 << 20), seed=(0, 2**31 - 1))
 
 
-def measure_class_pictures(
-    config: ClassPicturesConfig, progress: Progress = lambda done, total, text: None
-) -> dict[str, Any]:
-    """Train and measure fold by fold; return figures as plain JSON values.
+def measure_class_pictures(config: ClassPicturesConfig, progress: Progress = lambda done, total, text: None) -> Result:
+    """Train and measure fold by fold.
 
     Raises:
         BenchError: the folder is not in ESC-50's layout, a picture is missing, or a step failed.
@@ -142,29 +139,34 @@ def _commands(config: ClassPicturesConfig, root: Path, clip_s: float) -> dict[st
     }  # fmt: skip
 
 
-def _result(config: ClassPicturesConfig, data: Esc50, done: dict[int, Direction]) -> dict[str, Any]:
+def _result(config: ClassPicturesConfig, data: Esc50, done: dict[int, Direction]) -> Result:
     hits = {fold: direction.ranks_Q == 1 for fold, direction in done.items()}
     values = np.array([hit.mean() for hit in hits.values()])
     every = list(done.values())
-    return {
-        "bench": "class-pictures",
-        "protocol": "official folds, trained from random weights on four, sounds of the fifth among all class pictures",
-        "tower": config.language_tower,
-        "metrics": {
+    ranked = np.concatenate([direction.ranks_Q for direction in every])
+    asked = [row["key"] for direction in every for row in direction.query_rows]
+    return Result(
+        bench="class-pictures",
+        protocol="official folds, trained from random weights on four, sounds of the fifth among all class pictures",
+        tower=config.language_tower,
+        metrics={
             "r1": round(float(values.mean()), 4),
             "r1_sd": round(float(values.std(ddof=1)), 4) if len(values) > 1 else None,
             "r1_by_fold": {str(fold): round(float(hit.mean()), 4) for fold, hit in hits.items()},
             "mrr": round(float(np.mean([direction.scores.mrr for direction in every])), 4),
         },
-        "chance": {"r1": round(float(np.mean([direction.scores.chance_r1 for direction in every])), 4)},
-        "permuted": {"r1": round(float(np.mean([direction.shuffled["shuffled_r1"] for direction in every])), 4)},
-        "oracle": {"r1": 1.0},
-        "coverage": {"clips": len(data.sounds), "listed": data.listed, "folds": list(config.folds)},
-        "interval": {"r1": bootstrap(np.concatenate(list(hits.values())), config.seed), "level": 0.95},
-        "pictures": "cards with the class's name" if config.pictures is None else "given",
-        "seed": config.seed,
-        "status": "ok" if config.folds == FOLDS and len(data.sounds) == data.listed else "partial",
-        "classes": list(data.names),
-        "commands": {n: shlex.join(["unibrivl", *w]) for n, w in _commands(config, Path("fold1"), 5.0).items()},
-        "environment": environment(),
-    }  # fmt: skip
+        chance={"r1": round(float(np.mean([direction.scores.chance_r1 for direction in every])), 4)},
+        oracle={"r1": 1.0},
+        coverage={"clips": len(data.sounds), "listed": data.listed, "folds": list(config.folds)},
+        interval={"r1": bootstrap(np.concatenate(list(hits.values())), config.seed), "level": LEVEL},
+        seed=config.seed,
+        status="ok" if config.folds == FOLDS and len(data.sounds) == data.listed else "partial",
+        config={"epochs": config.epochs, "batch_size": config.batch_size, "lr": config.lr},
+        more={
+            "permuted": {"r1": round(float(np.mean([direction.shuffled["shuffled_r1"] for direction in every])), 4)},
+            "pictures": "cards with the class's name" if config.pictures is None else "given",
+            "classes": list(data.names),
+            "commands": {n: shlex.join(["unibrivl", *w]) for n, w in _commands(config, Path("fold1"), 5.0).items()},
+        },
+        predictions=pa.table({"item": asked, "r1": (ranked == 1).astype(np.float64), "mrr": 1 / ranked}),
+    )

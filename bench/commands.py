@@ -9,15 +9,16 @@ import typer
 from .. import UnibrivlError
 from ..ingest.commands import SampleName
 from ..shards.console import Json, bar, print_json, print_table, usage
+from .table_commands import TABLES, Out, Seed
 
 app = typer.Typer(help="Measurements, each beside chance or a named peer.", no_args_is_help=True)
 speed = typer.Typer(help="Speed beside named peers and measured limits, in one run.", no_args_is_help=True)
 app.add_typer(speed, name="speed")
+for _name, _command in TABLES.items():
+    app.command(_name)(_command)
 
 Quick = Annotated[bool, typer.Option("--quick", help="Under a minute, for a first look.")]
-Out = Annotated[Path | None, typer.Option(help="Write the result as JSON to this file.")]
 Work = Annotated[Path | None, typer.Option(help="Folder for media and shards. [default: that for temporary files]")]
-Seed = Annotated[int, typer.Option(help="Of all that is drawn.")]
 
 
 @app.command("retrieval")
@@ -90,81 +91,6 @@ def bench_reference(
                 typer.echo(f"{result.file}: not compared: {', '.join(result.unchecked)}")
     if not all(result.passed for result in results):
         raise typer.Exit(1)
-
-
-@app.command("esc50")
-def bench_esc50(
-    data: Annotated[Path, typer.Option(help="Folder of ESC-50 or ESC-10: meta/esc50.csv or meta.csv, and audio/.")],
-    fold: Annotated[list[int] | None, typer.Option(help="Only this fold, for a first look; repeat.")] = None,
-    epochs: Annotated[int, typer.Option(help="Passes over the clips of four folds.")] = 40,
-    seed: Seed = 0,
-    out: Out = None,
-    as_json: Json = False,
-) -> None:
-    """Train a wav2clip tower from nothing on four of the official five folds, measure the fifth, five times.
-
-    Example: unibrivl bench esc50 --data ESC-50
-    """
-    from .esc50 import FOLDS, Esc50Config, measure_esc50
-    from .supervised import SupervisedConfig
-
-    with usage():
-        classifier = SupervisedConfig(epochs=epochs, seed=seed)
-        config = Esc50Config(data=data, folds=tuple(fold or FOLDS), classifier=classifier)
-    with bar("esc50") as step:
-        result = measure_esc50(config, step)
-    _tell_folds(result, "accuracy", out, as_json)
-
-
-@app.command("class-pictures")
-def bench_class_pictures(
-    data: Annotated[Path, typer.Option(help="Folder of ESC-50 or ESC-10: meta/esc50.csv or meta.csv, and audio/.")],
-    work: Annotated[Path, typer.Option(help="Folder for clips, shards, runs and indexes.")],
-    pictures: Annotated[
-        Path | None, typer.Option(help="Folder with a picture for each class. [default: cards with its name]")
-    ] = None,
-    fold: Annotated[list[int] | None, typer.Option(help="Only this fold, for a first look; repeat.")] = None,
-    language_tower: Annotated[str, typer.Option(help="Tower to train.")] = "wav2clip",
-    epochs: Annotated[int, typer.Option(help="Passes over the clips of four folds.")] = 30,
-    seed: Seed = 0,
-    out: Out = None,
-    as_json: Json = False,
-) -> None:
-    """Train on the sounds of four official folds and their class's picture; find the pictures for the fifth's sounds.
-
-    A killed run goes on where it was when it is started again with the same folder.
-
-    Example: unibrivl bench class-pictures --data ESC-50 --work class-pictures
-    """
-    from .class_pictures import ClassPicturesConfig, measure_class_pictures
-    from .esc50 import FOLDS
-
-    with usage():
-        config = ClassPicturesConfig(
-            data=data, work=work, pictures=pictures, folds=tuple(fold or FOLDS), language_tower=language_tower,
-            epochs=epochs, seed=seed,
-        )  # fmt: skip
-    with bar("class pictures") as step:
-        result = measure_class_pictures(config, step)
-    _tell_folds(result, "r1", out, as_json)
-
-
-def _tell_folds(result: dict[str, Any], name: str, out: Path | None, as_json: bool) -> None:
-    """Write and print a result: a figure fold by fold, with its mean, spread, interval and chance."""
-    from ..shards.atomic import write_json
-
-    if out is not None:
-        write_json(out, result)
-    if as_json:
-        print_json(result)
-        return
-    metrics = result["metrics"]
-    rows = [(fold, f"{value:.3f}", "") for fold, value in metrics[f"{name}_by_fold"].items()]
-    spread = "" if metrics[f"{name}_sd"] is None else f" ± {metrics[f'{name}_sd']:.3f}"
-    low, high = result["interval"][name]
-    rows.append(("mean", f"{metrics[name]:.3f}{spread}", f"95 % of resampled clips: {low:.3f} to {high:.3f}"))
-    rows.append(("chance", f"{result['chance'][name]:.3f}", ""))
-    print_table(f"{result['bench']}, {result['protocol']}", ("fold", name, ""), rows)
 
 
 @app.command("demo")

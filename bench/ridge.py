@@ -41,9 +41,14 @@ class RidgeMap:
 
 def mean_log_mel(sounds: Sequence[np.ndarray]) -> np.ndarray:
     """Return float64 (N, F): the log-mel spectrum of each float32 sound at 16 kHz, averaged over its time."""
-    spectrogram = _spectrogram()
-    spectra = [torch.log(spectrogram(torch.from_numpy(sound)) + FLOOR).mean(dim=1).numpy() for sound in sounds]
+    spectra = [log_mel(sound).mean(axis=1) for sound in sounds]
     return np.stack(spectra).astype(np.float64)
+
+
+def log_mel(sound: np.ndarray) -> np.ndarray:
+    """Return float32 (F, columns): the log-mel spectrogram of a float32 sound at 16 kHz, filled to one window."""
+    filled = np.pad(sound, (0, max(0, N_FFT - len(sound))))
+    return torch.log(_spectrogram()(torch.from_numpy(filled)) + FLOOR).numpy()
 
 
 def fit_ridge(features_NF: np.ndarray, images_NV: np.ndarray) -> RidgeMap:

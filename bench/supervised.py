@@ -148,9 +148,9 @@ def _loss(
     return (losses[0] * (1 - shares) + losses[1] * shares).mean()
 
 
-def read_sound(samples: np.ndarray, sample_rate: int) -> np.ndarray:
-    """Return float32 (samples,) at 16 kHz, mono, of float32 (samples, channels)."""
+def read_sound(samples: np.ndarray, sample_rate: int, wanted: int = SAMPLE_RATE) -> np.ndarray:
+    """Return float32 (samples,), mono, at `wanted` Hz, of float32 (samples, channels)."""
     from torchaudio.functional import resample
 
     mono = torch.from_numpy(samples.mean(axis=1))
-    return resample(mono, sample_rate, SAMPLE_RATE).numpy()
+    return resample(mono, sample_rate, wanted).numpy()

@@ -20,7 +20,7 @@ def test_tones_find_the_cards_of_their_class(tmp_path: Path) -> None:
         data=data, work=tmp_path / "work", folds=(2,), language_tower="tdnn", epochs=8, batch_size=16
     )
     seen: list[tuple[int, int, str]] = []
-    result = measure_class_pictures(config, lambda *step: seen.append(step))
+    result = measure_class_pictures(config, lambda *step: seen.append(step)).as_dict()
     assert [text for *_, text in seen] == ["fold 2", ""]
     metrics = result["metrics"]
     assert metrics["r1"] >= 0.85  # two tones, three octaves apart; chance is a half

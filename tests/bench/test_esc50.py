@@ -48,7 +48,7 @@ def test_each_fold_is_measured_with_a_tower_that_met_the_others_only(
     monkeypatch.setattr("unibrivl.bench.esc50.train_classifier", watched)
     steps: list[tuple[int, int]] = []
     config = Esc50Config(data=write_set(tmp_path / "esc"), classifier=QUICK)
-    result = measure_esc50(config, lambda done, total, text: steps.append((done, total)))
+    result = measure_esc50(config, lambda done, total, text: steps.append((done, total))).as_dict()
     assert seen == [32] * 5
     assert steps[-1] == (120, 120) and [done for done, _ in steps] == list(range(1, 121))
     assert result["metrics"]["accuracy"] > 0.9  # two tones, three octaves apart
@@ -62,7 +62,7 @@ def test_each_fold_is_measured_with_a_tower_that_met_the_others_only(
 def test_fewer_folds_and_missing_clips_are_said(tmp_path: Path) -> None:
     data = write_set(tmp_path / "esc")
     next((data / "audio").glob("1-*")).unlink()
-    result = measure_esc50(Esc50Config(data=data, folds=(2,), classifier=QUICK))
+    result = measure_esc50(Esc50Config(data=data, folds=(2,), classifier=QUICK)).as_dict()
     assert result["status"] == "partial"
     assert result["coverage"] == {"clips": 39, "listed": 40, "folds": [2]}
     assert list(result["metrics"]["accuracy_by_fold"]) == ["2"] and result["metrics"]["accuracy_sd"] is None
@@ -73,7 +73,7 @@ def test_labels_that_tell_nothing_give_chance(tmp_path: Path) -> None:
     data = write_set(tmp_path / "esc")
     for number, path in enumerate(sorted((data / "audio").iterdir())):
         soundfile.write(path, 0.1 * np.random.default_rng(number).standard_normal(SAMPLE_RATE // 2), SAMPLE_RATE)
-    result = measure_esc50(Esc50Config(data=data, classifier=QUICK))
+    result = measure_esc50(Esc50Config(data=data, classifier=QUICK)).as_dict()
     assert 0.2 <= result["metrics"]["accuracy"] <= 0.8  # 40 coins: beyond 3.8 deviations on either side
 
 

@@ -1,0 +1,179 @@
+"""`bench doctor`: which data sets of the tables are there, which are not, and how much of each.
+
+It looks for the official layout in a folder of data sets, or in one data set's own folder; it reads lists and names of
+files, never their contents.
+"""
+
+import csv
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from .errors import BenchError, NeedsError
+from .esc50 import list_esc50
+from .folds import FoldedSounds
+from .urbansound8k import list_urbansound8k
+from .vggsound import PICTURE_FOLDERS, PICTURES, SOUND_FOLDERS, SOUNDS, read_list
+
+SHOWN = 5
+"""Missing files that are named."""
+COLUMNS = ("data set", "for", "status", "files", "official", "missing")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Finding:
+    """What is there of one data set."""
+
+    dataset: str
+    bench: str
+    status: str
+    """`ok`, `partial`, or `needs-data`."""
+    files: int = 0
+    listed: int = 0
+    official: int | None = None
+    """Files of the published set; None: it depends."""
+    missing: tuple[str, ...] = ()
+    """The first files that are not there."""
+    missing_classes: tuple[str, ...] = ()
+    note: str = ""
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain JSON values."""
+        return asdict(self) | {"missing": list(self.missing), "missing_classes": list(self.missing_classes)}
+
+    def cells(self) -> tuple[str, ...]:
+        """Return the texts of `COLUMNS`."""
+        official = "" if self.official is None else f"{self.official:,}"
+        what = self.note or ", ".join((*self.missing, *(f"class {name}" for name in self.missing_classes[:SHOWN])))
+        return self.dataset, self.bench, self.status, f"{self.files:,}/{self.listed:,}", official, what
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DataSet:
+    """A data set of the tables."""
+
+    name: str
+    bench: str
+    folders: tuple[str, ...]
+    """Names under which it may lie."""
+    official: int | None
+    check: Callable[[Path], tuple[list[str], list[str], list[str]]]
+    """Returns the files that are there, those that are missing, and classes of which none is there."""
+
+
+def examine(data: Path) -> list[Finding]:
+    """Return a finding for every data set of the tables.
+
+    Raises:
+        BenchError: `data` is no folder.
+    """
+    if not data.is_dir():
+        raise BenchError(f"{data}: there is no such folder; want the one that holds the data sets")
+    return [_examine(data, dataset) for dataset in DATASETS]
+
+
+def _examine(data: Path, dataset: DataSet) -> Finding:
+    names = {path.name.lower(): path for path in data.iterdir() if path.is_dir()}
+    places = [names[name.lower()] for name in dataset.folders if name.lower() in names]
+    needs = BenchError(f"no folder {' or '.join(dataset.folders)}")
+    for place in [*places, data]:
+        try:
+            there, missing, classes = dataset.check(place)
+        except NeedsError as e:
+            needs = e if place != data or not places else needs
+            continue
+        except BenchError as e:
+            return Finding(
+                dataset=dataset.name, bench=dataset.bench, status="needs-data", official=dataset.official, note=str(e)
+            )
+        listed = len(there) + len(missing)
+        whole = not missing and dataset.official in (None, listed)
+        return Finding(
+            dataset=dataset.name, bench=dataset.bench, status="ok" if whole else "partial" if there else "needs-data",
+            files=len(there), listed=listed, official=dataset.official, missing=tuple(missing[:SHOWN]),
+            missing_classes=tuple(classes),
+        )  # fmt: skip
+    expected = ", ".join(needs.expected) if isinstance(needs, NeedsError) else str(needs)
+    return Finding(
+        dataset=dataset.name, bench=dataset.bench, status="needs-data", official=dataset.official, note=expected
+    )
+
+
+def _folded(listing: Callable[[Path], FoldedSounds]) -> Callable[[Path], tuple[list[str], list[str], list[str]]]:
+    def check(folder: Path) -> tuple[list[str], list[str], list[str]]:
+        found = listing(folder)
+        missing = [name for n, name in enumerate(found.names) if n not in found.targets]
+        return [path.name for path in found.paths], list(found.absent), missing
+
+    return check
+
+
+def _vggsound(split: str) -> Callable[[Path], tuple[list[str], list[str], list[str]]]:
+    def check(folder: Path) -> tuple[list[str], list[str], list[str]]:
+        clips = read_list(folder, split)
+        have = set(clips.files(SOUND_FOLDERS, SOUNDS)) & set(clips.files(PICTURE_FOLDERS, PICTURES))
+        kept = clips.take([number for number, name in enumerate(clips.names) if name in have])
+        missing = [f"video/{name}.mp4" for name in clips.names if name not in have]
+        return list(kept.names), missing, kept.coverage(clips)["missing_classes"]
+
+    return check
+
+
+def _listed(
+    table: str, delimiter: str, column: str, folder: str, *, encoding: str = "utf-8"
+) -> Callable[[Path], tuple[list[str], list[str], list[str]]]:
+    """Return a check of a table whose column names files, each once or in several rows."""
+
+    def check(root: Path) -> tuple[list[str], list[str], list[str]]:
+        names = sorted(set(_column(root, table, delimiter, column, encoding)))
+        there = {name for name in names if (root / folder / name).is_file()}
+        return sorted(there), [f"{folder}/{name}" for name in names if name not in there], []
+
+    return check
+
+
+def _column(root: Path, table: str, delimiter: str, column: str, encoding: str) -> Iterator[str]:
+    path = root / table
+    if not path.is_file():
+        raise NeedsError(f"{path}: there is no such file", status="needs-data", expected=(table,))
+    with path.open(newline="", encoding=encoding) as f:
+        rows = csv.DictReader(f, delimiter=delimiter)
+        if column not in (rows.fieldnames or ()):
+            raise BenchError(f"{path.name}: has no column {column}")
+        yield from (row[column] for row in rows if row[column])
+
+
+DATASETS = (
+    DataSet(name="ESC-50", bench="esc50", folders=("ESC-50", "esc50"), official=2000, check=_folded(list_esc50)),
+    DataSet(name="ESC-10", bench="esc50", folders=("ESC-10", "esc10"), official=400, check=_folded(list_esc50)),
+    DataSet(
+        name="UrbanSound8K", bench="urbansound8k", folders=("UrbanSound8K",), official=8732,
+        check=_folded(list_urbansound8k),
+    ),
+    DataSet(
+        name="VGGSound, test", bench="vggsound, vggsound-retrieval", folders=("VGGSound",), official=15_446,
+        check=_vggsound("test"),
+    ),
+    DataSet(name="VGGSound, train", bench="vggsound", folders=("VGGSound",), official=None, check=_vggsound("train")),
+    DataSet(
+        name="DESED, validation", bench="desed", folders=("DESED",), official=1168,
+        check=_listed("metadata/validation/validation.tsv", "\t", "filename", "audio/validation"),
+    ),
+    DataSet(
+        name="DESED, public evaluation", bench="desed", folders=("DESED",), official=692,
+        check=_listed("metadata/eval/public.tsv", "\t", "filename", "audio/eval/public"),
+    ),
+    DataSet(
+        name="Clotho, evaluation", bench="clotho", folders=("Clotho",), official=1045,
+        check=_listed("clotho_captions_evaluation.csv", ",", "file_name", "evaluation"),
+    ),
+    DataSet(
+        name="Clotho, development", bench="clotho", folders=("Clotho",), official=None,
+        check=_listed("clotho_captions_development.csv", ",", "file_name", "development"),
+    ),
+    DataSet(
+        name="VEGAS-5", bench="vegas", folders=("VEGAS", "VEGAS-5"), official=None,
+        check=_listed("manifest.csv", ",", "audio", "."),
+    ),
+)  # fmt: skip

@@ -1,0 +1,64 @@
+"""Made-up folders in the official layouts of UrbanSound8K and VGGSound."""
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import soundfile
+
+from unibrivl.ingest.mux import write_video
+
+from .esc_folder import SAMPLE_RATE, tone
+
+
+def write_urbansound8k(folder: Path, per_fold: int = 4) -> Path:
+    """Write tones of two classes in ten folds; every class has a third more in the first."""
+    rows = []
+    for fold in range(1, 11):
+        place = folder / "audio" / f"fold{fold}"
+        place.mkdir(parents=True)
+        for number in range(per_fold):
+            class_id = (0, 3)[number % 2]
+            name = f"{1000 * fold + number}-{class_id}-0-{number}.wav"
+            sound = tone((300, 3000)[number % 2], 100 * fold + number)
+            soundfile.write(place / name, np.stack([sound, sound], axis=1), SAMPLE_RATE)
+            rows.append(
+                {
+                    "slice_file_name": name, "fsID": 1000 * fold + number, "start": 0, "end": 0.5, "salience": 1,
+                    "fold": fold, "classID": class_id, "class": ("air_conditioner", "dog_bark")[number % 2],
+                }
+            )  # fmt: skip
+    (folder / "metadata").mkdir()
+    with (folder / "metadata" / "UrbanSound8K.csv").open("w", newline="", encoding="utf-8") as f:
+        writer = csv.DictWriter(f, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    return folder
+
+
+LABELS = ("dog barking", "playing violin, fiddle", "race car, auto racing")
+
+
+def write_vggsound(folder: Path, *, clips: int = 4, train: int = 0, media: bool = True) -> Path:
+    """Write lists of three classes, `clips` of each to be measured and `train` of each to be trained on."""
+    (folder / "video").mkdir(parents=True)
+    for split, count in (("test", clips), ("train", train)):
+        with (folder / f"{split}.csv").open("w", newline="", encoding="utf-8") as f:
+            rows = csv.writer(f)
+            for number in range(count * len(LABELS) if count else 0):
+                label = number % len(LABELS)
+                name = f"{split}vid{number:04d}_{30 * number:06d}"
+                rows.writerow((f"{name}.mp4", LABELS[label]))
+                if media:
+                    write_clip(folder / "video" / f"{name}.mp4", label, number)
+    if not train:
+        (folder / "train.csv").unlink()
+    return folder
+
+
+def write_clip(path: Path, label: int, number: int) -> None:
+    """Write half a second: a tone of the class, and four pictures that grow lighter, tinted by class."""
+    frames = [np.full((48, 64, 3), 40 * (n + 1), np.uint8) for n in range(4)]
+    for frame in frames:
+        frame[:, :, label] = 255
+    write_video(path, frames=frames, audio=tone((250, 1000, 4000)[label], number), fps=8, sample_rate=SAMPLE_RATE)
