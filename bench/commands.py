@@ -9,10 +9,12 @@ import typer
 from .. import UnibrivlError
 from ..ingest.commands import SampleName
 from ..shards.console import Json, bar, print_json, print_table, usage
+from .human_commands import app as human
 
 app = typer.Typer(help="Measurements, each beside chance or a named peer.", no_args_is_help=True)
 speed = typer.Typer(help="Speed beside named peers and measured limits, in one run.", no_args_is_help=True)
 app.add_typer(speed, name="speed")
+app.add_typer(human, name="human")
 
 Quick = Annotated[bool, typer.Option("--quick", help="Under a minute, for a first look.")]
 Out = Annotated[Path | None, typer.Option(help="Write the result as JSON to this file.")]
