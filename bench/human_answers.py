@@ -138,7 +138,7 @@ def read_answers(study: Study) -> Answers:
 def _valid(path: Path, lines: Sequence[bytes]) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yield records with their line numbers, without those that the next one declares void."""
     records = [_parsed(line) for line in lines]
-    for number, (record, after) in enumerate(zip(records, [*records[1:], None], strict=True), start=1):
+    for number, (record, after) in enumerate(zip(records, [*records[1:], None], strict=False), start=1):
         if record is None:
             if after is not None and after["kind"] != VOID:
                 raise BenchError(f"{path}:{number}: cannot be read, and the next line does not declare it void")

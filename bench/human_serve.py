@@ -25,6 +25,7 @@ from .. import UnibrivlError
 from ..index.counters import Counters
 from ..index.errors import RequestError
 from ..index.guard import FAULT, LOOPBACK, Guard, GuardConfig, error_body
+from ..index.site import ASSETS as SEARCH_ASSETS
 from ..index.site import Asset, read_asset
 from ..shards.checks import check_ranges
 from .human import Study
@@ -37,6 +38,7 @@ FILES = {
     "/human_page.js": ("human_page.js", "text/javascript"),
 }
 ASSETS = {path: read_asset(Path(__file__).with_name(name), kind) for path, (name, kind) in FILES.items()}
+ASSETS["/serve.svg"] = SEARCH_ASSETS["/serve.svg"]
 MEDIA_TYPES = {".wav": "audio/wav", ".png": "image/png"}
 MAX_BODY_BYTES = 10_000
 LEAST_HEARD = 0.9

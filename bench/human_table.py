@@ -4,7 +4,7 @@ from typing import Any
 
 from ..index.page import Page, Table
 
-COLUMNS = ("system", "own picture", "other picture", "neither", "of decided", "p", "alpha", "answers")
+COLUMNS = ("system", "own picture", "other picture", "neither", "of decided", "Wilson", "p", "alpha", "answers")
 PAIR_COLUMNS = ("pair", "only the first fits", "only the second", "p (McNemar)", "difference")
 HEADS = {
     "ok": "Table 5: what people choose",
@@ -27,7 +27,7 @@ def rows(result: dict[str, Any]) -> list[tuple[str, ...]]:
     return [
         (
             _marked(result, name), _with(f["agree"], i["agree"]), f"{f['disagree']:.3f}", f"{f['undecided']:.3f}",
-            _with(f["preference"], i["preference"]), p_text(f["p"]),
+            _with(f["preference"], i["preference"]), _brackets(i["preference_wilson"]), p_text(f["p"]),
             "" if f["alpha"] is None else f"{f['alpha']:z.2f}", str(f["answers"]),
         )
         for name, f in result["metrics"]["by_system"].items()
@@ -83,7 +83,7 @@ def _note(result: dict[str, Any]) -> str:
     chance = result["chance"]
     note = f"By chance {chance['agree']:.3f} choose the own picture, {chance['preference']:.3f} of those who decide. "
     note += f"Brackets: {level} % of resamples with raters and sounds both drawn anew. "
-    return note + "p: exact, of decided answers under a fair coin, as if all were independent."
+    return note + "Wilson and p (exact, a fair coin): of decided answers, as if all were independent."
 
 
 def _marked(result: dict[str, Any], name: str) -> str:
@@ -93,7 +93,11 @@ def _marked(result: dict[str, Any], name: str) -> str:
 def _with(value: float | None, bounds: list[float] | None) -> str:
     if value is None or bounds is None:
         return ""
-    return f"{value:z.3f} [{bounds[0]:z.3f}, {bounds[1]:z.3f}]"
+    return f"{value:z.3f} {_brackets(bounds)}"
+
+
+def _brackets(bounds: list[float] | None) -> str:
+    return "" if bounds is None else f"[{bounds[0]:z.3f}, {bounds[1]:z.3f}]"
 
 
 def p_text(p: float) -> str:
