@@ -35,7 +35,10 @@ def coin_p(successes: int, count: int) -> float:
     0.109375
     """
     more = max(successes, count - successes)
-    tail = sum(math.comb(count, k) for k in range(more, count + 1))
+    tail = ways = math.comb(count, more)
+    for k in range(more, count):
+        ways = ways * (count - k) // (k + 1)
+        tail += ways
     return min(1.0, 2 * tail / 2**count)
 
 

@@ -72,5 +72,3 @@ def make_generated(root: Path, *, per_class: int = 2) -> Path:
         record = {"format": 1, "sound": str(root / row["audio"])}
         (folder / "generation.json").write_text(json.dumps(record), encoding="utf-8")
     return root / "generated"
-
-
