@@ -48,7 +48,7 @@ def test_folders_of_generate_make_the_same_study_as_a_list(tmp_path: Path) -> No
     assert Counter(trial.system for trial in study.trials) == {"ours": 6, "theirs": 6, "photo": 3}
     assert study.systems == ("theirs", "ours") and {trial.category for trial in study.rated} == set(CLASSES)
     (tmp_path / "dog-0.wav").unlink()
-    with pytest.raises(BenchError, match="its sound .* is not there"):
+    with pytest.raises(BenchError, match=r"its sound .* is not there"):
         make_trials(root, tmp_path / "photos", config)
 
 

@@ -104,7 +104,7 @@ def test_the_bootstrap_knows_both_kinds_of_clusters() -> None:
 
 
 def test_the_bootstrap_covers_a_planted_share() -> None:
-    """150 studies of 12 raters, 12 sounds, with effects of both: at least 90 % hold their mean (95 % wanted, 150 draws)."""
+    """150 studies of 12 raters, 12 sounds, with effects of both: at least 90 % hold their mean; 95 % are wanted."""
     rng = np.random.Generator(np.random.Philox(key=7))
     held = 0
     for study in range(150):
