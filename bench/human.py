@@ -31,6 +31,7 @@ PROTOCOL = "sound, two pictures, neither"
 STUDY, ANSWERS, MEDIA = "study.json", "answers.jsonl", "media"
 LONGER_SIDE_PX = 1024
 ROLES = ("sound", "picture", "foil")
+TITLE = "Which picture fits the sound?"
 CONSENT = """\
 You will hear short sounds. For each one you see two pictures, and say which of them fits the sound better, or that \
 neither does. Some pictures were made by a computer, some are photos. There is no right speed.
@@ -45,7 +46,7 @@ Taking part is voluntary. You can stop at any time, and you can withdraw: then n
 class StudyConfig:
     """What is fixed before the first answer."""
 
-    title: str = "Which picture fits the sound?"
+    title: str = TITLE
     consent: str = CONSENT
     """What a person agrees to; paragraphs are parted by empty lines."""
     raters: int = 30

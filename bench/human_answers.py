@@ -179,13 +179,16 @@ def _take_session(study: Study, answers: Answers, rater: str, record: dict[str, 
 
 
 def _take_answer(answers: Answers, session: Session, record: dict[str, Any]) -> bool:
-    shown, numbers = session.next, [record.get("time_ms"), record.get("replays")]
-    if shown is None or record.get("trial") != shown.trial.trial or {type(number) for number in numbers} != {int}:
+    shown, time_ms, replays = session.next, record.get("time_ms"), record.get("replays")
+    if shown is None or record.get("trial") != shown.trial.trial:
         return False
-    session.answers[shown.trial.trial] = Answer(shown.choice(record.get("side", "")), *numbers)
+    if type(time_ms) is not int or type(replays) is not int:
+        return False
+    choice = shown.choice(record.get("side", ""))
+    session.answers[shown.trial.trial] = Answer(choice, time_ms, replays)
     if session.is_finished:
         answers.finished.append(session)
-    return record.get("choice") == shown.choice(record.get("side", ""))
+    return record.get("choice") == choice
 
 
 def _session_record(study: Study, session: Session) -> dict[str, Any]:

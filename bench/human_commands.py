@@ -44,14 +44,14 @@ def human_prepare(
 
     Example: unibrivl bench human prepare pictures study --photos photos --raters 30
     """
-    from .human import StudyConfig, as_told, freeze
+    from .human import CONSENT, TITLE, StudyConfig, as_told, freeze
     from .human_trials import make_trials
 
-    words = {"title": title, "consent": None if consent is None else _text(consent)}
+    words = CONSENT if consent is None else _text(consent)
     with usage():
         config = StudyConfig(
             raters=raters, per_class=per_class, catches=catches, catch_pass=catch_pass, primary=primary, seed=seed,
-            **{name: value for name, value in words.items() if value is not None},
+            title=TITLE if title is None else title, consent=words,
         )  # fmt: skip
     told = as_told(freeze(*make_trials(source, photos, config), study))
     if as_json:

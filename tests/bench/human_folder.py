@@ -54,10 +54,11 @@ def write_list(path: Path, rows: list[dict[str, Any]]) -> Path:
     return path
 
 
-def make_study(root: Path, *, per_class: int = 2, systems: int = 1, **changes: Any) -> Study:
+def make_study(root: Path, *, per_class: int = 2, systems: int = 1, classes: int = 3, **changes: Any) -> Study:
     """Freeze a study of the media under `root`, which are made."""
     root.mkdir(parents=True, exist_ok=True)
-    rows = [row for row in make_media(root, per_class=per_class) if row["system"] in SYSTEMS[:systems]]
+    rows = make_media(root, per_class=per_class)
+    rows = [row for row in rows if row["system"] in SYSTEMS[:systems] and row["class"] in CLASSES[:classes]]
     options = {"raters": 3, "catches": 2, "primary": SYSTEMS[0], "resamples": 2000} | changes
     config = StudyConfig(**options)
     return freeze(*make_trials(write_list(root / "list.csv", rows), root / "photos", config), root / "study")

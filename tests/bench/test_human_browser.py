@@ -26,7 +26,9 @@ KEYS = {"left": "1", "right": "2", "neither": "3"}
 
 @pytest.fixture
 def study(tmp_path: Path) -> Study:
-    return make_study(tmp_path, raters=3, per_class=1, catches=1, title=HOSTILE, consent=f"{HOSTILE}\n\nSecond paragraph.")
+    return make_study(
+        tmp_path, raters=3, per_class=1, classes=2, catches=2, title=HOSTILE, consent=f"{HOSTILE}\n\nSecond paragraph."
+    )
 
 
 class Rater:
@@ -184,7 +186,7 @@ def _check_simulated(study: Study) -> None:
     result = measure(study, answers)
     assert (result["status"], heading(result)) == ("simulated", "Simulated raters: not Table 5, not people")
     metrics = result["metrics"]
-    assert (metrics["picture"], metrics["foil"], metrics["neither"]) == (6, 0, 3)
+    assert (metrics["picture"], metrics["foil"], metrics["neither"]) == (3, 0, 3)
     assert rows(result)[0][0] == "ours (simulated)" and "No person gave these answers" in render(human_page(result))
 
 

@@ -204,9 +204,7 @@ def test_half_a_line_is_told_of(writing: Writing) -> None:
 
 def test_a_planted_preference_is_found(large: Study) -> None:
     """30 raters, 24 sounds, preference 0.75, a tenth undecided: known values, within three of their deviations."""
-    writing = Writing(large)
-    rehearse(RehearseConfig(raters=30, preference=0.75, neither=0.1, seed=1), large, writing.log)
-    result = writing.result()
+    result = simulated_result(large, seed=1)
     metrics, interval = result["metrics"], result["interval"]
     assert metrics["answers"] == 720 and result["status"] == "simulated"
     for name, value in (("preference", 0.75), ("agree", 0.675)):
