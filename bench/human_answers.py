@@ -214,8 +214,9 @@ class AnswerLog:
         path = study.root / ANSWERS
         self._fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
         sync_directory(study.root)
-        if self.answers.is_torn:
-            self._write(b"\n" + _line({"kind": VOID, "why": "the line before was not written whole"}))
+        self.found_torn = self.answers.is_torn
+        """A writer before this one left half a line."""
+        self._mend()
 
     def close(self) -> None:
         """Close the file."""
@@ -244,15 +245,28 @@ class AnswerLog:
 
     def _append(self, record: dict[str, Any]) -> None:
         record |= {"at": round(time.time(), 3)}
+        self._mend()
         self._write(_line(record))
         taken = _take(self.study, self.answers, record)
         assert taken, record
 
+    def _mend(self) -> None:
+        """End half a line and declare it void."""
+        if self.answers.is_torn:
+            self._write(b"\n" + _line({"kind": VOID, "why": "the line before was not written whole"}))
+
     def _write(self, data: bytes) -> None:
-        written = os.write(self._fd, data)
+        was_torn, self.answers.is_torn = self.answers.is_torn, True
+        try:
+            written = os.write(self._fd, data)
+            os.fsync(self._fd)
+        except OSError as e:
+            self.answers.torn += not was_torn
+            raise BenchError(f"{self.study.root / ANSWERS}: {e.strerror or e}; nothing more can be stored") from e
         if written != len(data):
-            raise BenchError(f"{self.study.root / ANSWERS}: half a line was written; is the disk full?")
-        os.fsync(self._fd)
+            self.answers.torn += not was_torn
+            raise BenchError(f"{self.study.root / ANSWERS}: half a line was written; make room on the disk")
+        self.answers.is_torn = False
 
 
 def _line(record: dict[str, Any]) -> bytes:

@@ -188,7 +188,7 @@ def _writing(root: Path) -> Iterator[tuple["Study", "AnswerLog"]]:
         if not held:
             raise UnibrivlError(f"{root}: another process writes answers to it; end that one first")
         log = AnswerLog(study)
-        if log.answers.is_torn:
+        if log.found_torn:
             typer.echo("the last answer was only half written before; it is ignored, and the log says so", err=True)
         try:
             yield study, log

@@ -7,6 +7,7 @@ sends becomes part of a path. Order and sides never leave the server but trial b
 
 import asyncio
 import functools
+import logging
 import secrets
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -31,6 +32,8 @@ from ..shards.checks import check_ranges
 from .human import Study
 from .human_answers import AnswerLog, Session, rater_of
 from .human_report import valid_sessions
+
+logger = logging.getLogger(__name__)
 
 FILES = {
     "/": ("human_page.html", "text/html"),
@@ -210,8 +213,10 @@ def _refusal(error: RequestError) -> Response:
 
 
 async def _tell_error(request: Request, error: Exception) -> Response:
-    known = error if isinstance(error, RequestError) else RequestError(500, "study", str(error))
-    return _refusal(known)
+    if isinstance(error, RequestError):
+        return _refusal(error)
+    logger.error("%s", error)
+    return _refusal(RequestError(500, "study", "the answer could not be stored", "tell whoever runs this study"))
 
 
 async def _tell_http_error(request: Request, error: Exception) -> Response:

@@ -1,7 +1,10 @@
 """The answers of a human test are only ever added to, and what a killed writer leaves is told from damage."""
 
 import json
+import resource
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -169,3 +172,31 @@ def test_a_line_twice_or_left_out_is_seen(study: Study) -> None:
 def test_the_file_is_its_owners(study: Study, tmp_path: Path) -> None:
     AnswerLog(study).close()
     assert (study.root / ANSWERS).stat().st_mode & 0o077 == 0
+
+
+@contextmanager
+def room_for(size: int) -> Iterator[None]:
+    """Let no file grow beyond `size` bytes, as on a full disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.mark.parametrize("spare", [0, 1, 40])
+def test_a_full_disk_loses_no_later_answer(study: Study, spare: int) -> None:
+    log = AnswerLog(study)
+    session = log.begin("a secret that is long", simulated=True)
+    size = (study.root / ANSWERS).stat().st_size
+    with room_for(size + spare):
+        for _ in range(2):
+            with pytest.raises(BenchError, match=r"half a line was written|nothing more can be stored"):
+                log.answer(session, "left", time_ms=1, plays=1)
+    assert not session.answers and read_answers(study).sessions == log.answers.sessions
+    while (shown := session.next) is not None:
+        log.answer(session, shown.picture_side, time_ms=2, plays=1)
+    log.close()
+    answers = read_answers(study)
+    assert answers.finished == [session] and {a.time_ms for a in answers.finished[0].answers.values()} == {2}

@@ -27,7 +27,7 @@ KEYS = {"left": "1", "right": "2", "neither": "3"}
 @pytest.fixture
 def study(tmp_path: Path) -> Study:
     return make_study(
-        tmp_path, raters=3, per_class=1, classes=2, catches=2, title=HOSTILE, consent=f"{HOSTILE}\n\nSecond paragraph."
+        tmp_path, raters=3, per_class=1, classes=2, catches=1, title=HOSTILE, consent=f"{HOSTILE}\n\nSecond paragraph."
     )
 
 
@@ -167,8 +167,7 @@ def test_three_sessions_through_the_page_survive_a_killed_server(clean: Any, stu
         assert again.told["half_lines"] == 1
         rater.wait(lambda: len(rater.session.answers) == 2)  # the page said it again by itself
         rater.wait(lambda: not rater.one("#notice").is_displayed())
-        rater.wait_for_trial().answer(mostly)
-        rater.reload().wait_for_trial()  # goes on where it was
+        rater.wait_for_trial().reload().wait_for_trial()  # goes on where it was
         rater.answer_all(mostly, keys=True).another()
         rater.open(width_px=390, dark=True).begin().answer_all(mostly)
         rater.quiet()
