@@ -9,11 +9,13 @@ import typer
 from .. import UnibrivlError
 from ..ingest.commands import SampleName
 from ..shards.console import Json, bar, print_json, print_table, usage
+from .human_commands import app as human
 from .table_commands import TABLES, Out, Seed
 
 app = typer.Typer(help="Measurements, each beside chance or a named peer.", no_args_is_help=True)
 speed = typer.Typer(help="Speed beside named peers and measured limits, in one run.", no_args_is_help=True)
 app.add_typer(speed, name="speed")
+app.add_typer(human, name="human")
 for _name, _command in TABLES.items():
     app.command(_name)(_command)
 

@@ -23,10 +23,9 @@ from .live import Live
 from .routes import Api, add_routes
 from .serve_config import ServeConfig
 from .site import ASSETS
-from .wire import Protocol
+from .wire import uvicorn_around
 
 DESCRIPTION = "Sounds find pictures, pictures find sounds: the index over HTTP. Errors are JSON: code, message, hint."
-SHUTDOWN_S = 5
 
 
 class Server:
@@ -118,8 +117,4 @@ def run_server(server: Server, listener: socket.socket) -> None:
 
 def uvicorn_server(server: Server) -> uvicorn.Server:
     """Return uvicorn's server around ours, not yet running."""
-    settings = uvicorn.Config(
-        server.guard, http=Protocol, ws="none", loop="asyncio", lifespan="on", log_config=None, log_level="error",
-        access_log=False, server_header=False, timeout_keep_alive=15, timeout_graceful_shutdown=SHUTDOWN_S,
-    )  # fmt: skip
-    return uvicorn.Server(settings)
+    return uvicorn_around(server.guard)

@@ -3,6 +3,7 @@
 import socket
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 from .. import UnibrivlError
 from ..shards.checks import check_ranges
@@ -46,7 +47,21 @@ class ServeConfig:
             raise ValueError(f"host is {self.host}, which others can reach: give a token with --token-file")
 
 
-def listen(config: ServeConfig) -> socket.socket:
+class Address(Protocol):
+    """Where a server listens."""
+
+    @property
+    def host(self) -> str:
+        """Return a name or number of this machine."""
+        ...
+
+    @property
+    def port(self) -> int:
+        """Return the port; 0 takes one that is free."""
+        ...
+
+
+def listen(config: Address) -> socket.socket:
     """Take the address, so that nobody is told of one that cannot be had.
 
     Raises:

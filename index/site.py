@@ -29,12 +29,13 @@ class Asset:
     etag: str
 
 
-def _asset(name: str, media_type: str) -> Asset:
-    data = Path(__file__).with_name(name).read_bytes()
+def read_asset(path: Path, media_type: str) -> Asset:
+    """Read a file of a page."""
+    data = path.read_bytes()
     return Asset(data, media_type, f'"{hashlib.sha256(data).hexdigest()[:32]}"')
 
 
-ASSETS = {path: _asset(name, media_type) for path, (name, media_type) in FILES.items()}
+ASSETS = {path: read_asset(Path(__file__).with_name(name), media_type) for path, (name, media_type) in FILES.items()}
 
 
 @functools.cache

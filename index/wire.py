@@ -1,8 +1,10 @@
 """HTTP/1.1 as uvicorn speaks it, with an end to clients that say nothing, and to too many of them."""
 
 import asyncio
+from typing import Any
 
 import h11
+import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from .errors import RequestError
@@ -11,6 +13,7 @@ from .guard import error_body
 HEADER_S = 10.0
 """How long a client may take for the head of a request."""
 MAX_CONNECTIONS = 512
+SHUTDOWN_S = 5
 
 
 class Protocol(H11Protocol):
@@ -56,3 +59,12 @@ class Protocol(H11Protocol):
         head = f"HTTP/1.1 {error.status} \r\ncontent-type: application/json\r\nconnection: close\r\n"
         self.transport.write(f"{head}content-length: {len(body)}\r\n\r\n".encode() + body)
         self.transport.close()
+
+
+def uvicorn_around(app: Any) -> uvicorn.Server:
+    """Return uvicorn's server around an ASGI application, best a guard, not yet running."""
+    settings = uvicorn.Config(
+        app, http=Protocol, ws="none", loop="asyncio", lifespan="on", log_config=None, log_level="error",
+        access_log=False, server_header=False, timeout_keep_alive=15, timeout_graceful_shutdown=SHUTDOWN_S,
+    )  # fmt: skip
+    return uvicorn.Server(settings)
