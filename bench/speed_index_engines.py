@@ -14,6 +14,7 @@ import json
 import resource
 import sys
 import time
+from abc import ABC, abstractmethod
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -35,7 +36,7 @@ EF = (10, 12, 16, 20, 24, 32, 40, 48, 64, 96, 128, 192, 256, 384, 512, 1000)
 NPROBE = (1, 2, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 256, 512)
 
 
-class Engine(Contender):
+class Engine(Contender, ABC):
     """What one process measures; `run` obeys, the other methods are the engine's."""
 
     efforts: tuple[int, ...] = (1,)
@@ -49,17 +50,17 @@ class Engine(Contender):
         self.folder = Path(job["folder"])
         self.threads = int(job["threads"])
 
+    @abstractmethod
     def _build(self, base_ND: np.ndarray) -> None:
         """Build over the rows, and save below `folder`, replacing what is there."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _open(self) -> None:
         """Open what was saved."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _search(self, queries_QD: np.ndarray, effort: int) -> np.ndarray:
         """Return rows int64 (Q, K), best first."""
-        raise NotImplementedError
 
     def _filtered(self, queries_QD: np.ndarray, effort: int, allowed_N: np.ndarray) -> np.ndarray | None:
         """Return rows of those that are allowed; None: the engine knows no filters."""
