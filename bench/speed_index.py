@@ -130,7 +130,10 @@ class _Bench:
         self.rounds, self.num_queries = config.rounds, config.queries
         self.core = last_core()
         self.entrants = [Entrant(n, min(config.rows, MOST_ROWS.get(n, config.rows))) for n in config.engines]
-        self.done, self.total = 0, 2 + 2 * len(self.entrants) + self.rounds + (0 if config.quick else len(ENGINES))
+        self.done, self.total = (
+            0,
+            2 + 2 * len(self.entrants) + self.rounds + (0 if config.quick else len(self.entrants)),
+        )
         self.truths: dict[int, Truth] = {}
 
     def measure(self) -> dict[str, Any]:
@@ -260,10 +263,9 @@ class _Bench:
     def _filters(self, entrant: Entrant) -> None:
         """Ask under each filter with the effort of 0.95, or the most that was tried."""
         effort = entrant.efforts.get("0.95", int(entrant.told["curve"][-1]["effort"]))
-        self._ask(entrant, "single", effort)
         recalls: dict[str, float | None] = {}
         for number, share in enumerate(SHARES):
-            answer = self._ask(entrant, "filter", number)
+            answer = self._ask(entrant, f"filter {number}", effort)
             rows = None if answer["rows"] is None else np.load(answer["rows"])
             recalls[str(share)] = None if rows is None else round(self.truths[entrant.rows].recall(rows, number), 4)
         entrant.told |= {"filter_recall": recalls, "filter_recall_1pct": recalls["0.01"]}

@@ -91,7 +91,7 @@ def _write(config: Drill) -> dict[str, Any]:
         "engine": config.name, "folder": str(config.folder / "store"), "seed": config.seed, "core": 0, "threads": 1,
         "tuning": {name: paths[name] for name in ("audio", "image")}, "filtered": 1, "graph_build": 64,
         "factory": f"IVF64,PQ{DIM // 4}x4fsr", "base": paths["base"], "queries": paths["queries"],
-        "masks": paths["masks"], "pin": False,
+        "masks": paths["masks"],
     }  # fmt: skip
 
 

@@ -4,8 +4,8 @@ This file runs in other Python environments than ours too, as `peers.py` does, w
 standard library and NumPy, and inside the methods what the engine itself needs. JOB names the `engine`, its `folder`,
 the files of the `base` (N, D) float32 unit norm and of the `queries` (Q, D), the `threads` of a build and the `core` of
 a search. Orders: `prepare` builds and saves, `load` opens what was saved, `rows` writes what a search of all queries
-found, `batch` and `single` time searches, `filter` is `rows` under a mask, `replace` saves other vectors over the same
-store. The number of an order is the effort (`efSearch`, `nprobe`), or the percent of a filter times ten.
+found, `batch` and `single` time searches, `filter N` is `rows` under mask N, `replace` saves other vectors over the
+same store. The number of an order is the effort: `efSearch`, `nprobe`.
 
 Shapes: N rows, D dimensions, Q queries, K answers.
 """
@@ -85,13 +85,10 @@ class Engine(Contender, ABC):
             return self._load()
         if kind == "rows":
             return self._keep(self._search(self.queries, number))
-        if kind == "filter":
-            allowed = np.load(self.job["masks"], allow_pickle=False)[number]
-            began = time.perf_counter()
-            found = self._filtered(self.queries[: self.job["filtered"]], self.effort, allowed)
-            spent = time.perf_counter() - began
-            return {"rows": None} if found is None else self._keep(found) | {"seconds": spent}
-        self.effort = number
+        if kind.startswith("filter "):
+            allowed = np.load(self.job["masks"], allow_pickle=False)[int(kind.split()[1])]
+            found = self._filtered(self.queries[: self.job["filtered"]], number, allowed)
+            return {"rows": None} if found is None else self._keep(found)
         return self._time(self.queries if kind == "batch" else self.queries[:SINGLES], kind == "single", number)
 
     def _load(self) -> dict[str, Any]:
@@ -101,8 +98,7 @@ class Engine(Contender, ABC):
         opened = time.perf_counter()
         self._search(self.queries[:1], self.efforts[len(self.efforts) // 2])
         first = time.perf_counter()
-        if self.job.get("pin", True):
-            pin(self.job["core"])
+        pin(self.job["core"])
         rss = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / 1e6
         return {
             "load_s": opened - began, "first_query_ms": 1000 * (first - opened), "rss_mb": rss,
