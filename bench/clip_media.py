@@ -1,13 +1,13 @@
 """Sounds at any rate and single pictures of files that a protocol names."""
 
-from itertools import chain
 from pathlib import Path
 
 import av
 import numpy as np
 from av.error import FFmpegError
-from PIL import Image
 
+from ..index.errors import QueryError
+from ..index.media import read_sound, read_whole_picture
 from .errors import BenchError
 
 FILE_ONLY = {"protocol_whitelist": "file"}
@@ -19,19 +19,10 @@ def read_sound_at(path: Path, sample_rate: int) -> np.ndarray:
     Raises:
         BenchError: it is not readable, or holds no sound.
     """
-    parts: list[np.ndarray] = []
     try:
-        with av.open(f"file:{path}", "r", metadata_errors="replace", options=FILE_ONLY) as container:
-            if not container.streams.audio:
-                raise BenchError(f"{path}: has no sound; fetch it again, or take it out of the list")
-            resampler = av.AudioResampler(format="flt", layout="mono", rate=sample_rate)
-            for frame in chain(container.decode(container.streams.audio[0]), [None]):
-                parts += [part.to_ndarray().reshape(-1) for part in resampler.resample(frame)]
-    except (FFmpegError, ValueError) as e:
-        raise BenchError(f"{path}: not readable as sound ({e}); fetch it again, or take it out of the list") from e
-    if not parts:
-        raise BenchError(f"{path}: holds no sound at all; fetch it again, or take it out of the list")
-    return np.concatenate(parts)
+        return read_sound(path, sample_rate)
+    except QueryError as e:
+        raise BenchError(f"{path}: not readable as sound; fetch it again, or take it out of the list ({e})") from e
 
 
 def tiled(sound: np.ndarray, num_samples: int) -> np.ndarray:
@@ -47,10 +38,9 @@ def read_frame(path: Path, share: float) -> np.ndarray:
     """
     try:
         if path.suffix.lower() in (".jpg", ".jpeg", ".png", ".webp"):
-            with Image.open(path) as image:
-                return np.asarray(image.convert("RGB"))
+            return np.asarray(read_whole_picture(path))
         return _video_frame(path, share)
-    except (FFmpegError, OSError, ValueError) as e:
+    except (QueryError, FFmpegError, OSError, ValueError) as e:
         raise BenchError(f"{path}: not readable as a picture ({e}); fetch it again, or take it out of the list") from e
 
 

@@ -22,14 +22,14 @@ SOUND_FORMATS = ("wav", "flac", "ogg", "mp3", "mov", "mp4", "m4a", "matroska", "
 """FFmpeg's names of what may come in from outside: formats that name no further files."""
 
 
-def read_sound(path: Path) -> np.ndarray:
-    """Return float32 (samples,) at 16 kHz mono, in -1 to 1, of any file with a sound track.
+def read_sound(path: Path, sample_rate: int = SAMPLE_RATE) -> np.ndarray:
+    """Return float32 (samples,), mono, in -1 to 1, of any file with a sound track.
 
     Raises:
         QueryError: the file is missing, has no sound, or is longer than 600 s.
     """
     _check(path)
-    return _decode_sound(f"file:{path}", str(path), MAX_SECONDS, {"protocol_whitelist": "file"})
+    return _decode_sound(f"file:{path}", str(path), MAX_SECONDS, {"protocol_whitelist": "file"}, sample_rate)
 
 
 def read_audible(path: Path) -> np.ndarray:
@@ -54,19 +54,21 @@ def sound_of(data: BinaryIO, name: str, max_seconds: float) -> np.ndarray:
     return _decode_sound(data, name, max_seconds, options)
 
 
-def _decode_sound(source: str | BinaryIO, name: str, max_seconds: float, options: dict[str, str]) -> np.ndarray:
+def _decode_sound(
+    source: str | BinaryIO, name: str, max_seconds: float, options: dict[str, str], sample_rate: int = SAMPLE_RATE
+) -> np.ndarray:
     parts: list[np.ndarray] = []
     num_samples = 0
     try:
         with av.open(source, "r", metadata_errors="replace", options=options) as container:
             if not container.streams.audio:
                 raise QueryError(f"{name}: has no sound; give a sound file (WAV, FLAC, OGG, MP3, M4A) or a video")
-            resampler = av.AudioResampler(format="flt", layout="mono", rate=SAMPLE_RATE)
+            resampler = av.AudioResampler(format="flt", layout="mono", rate=sample_rate)
             for frame in chain(container.decode(container.streams.audio[0]), [None]):
                 for part in resampler.resample(frame):
                     parts.append(part.to_ndarray().reshape(-1))
                     num_samples += len(parts[-1])
-                if num_samples > max_seconds * SAMPLE_RATE:
+                if num_samples > max_seconds * sample_rate:
                     raise QueryError(f"{name}: longer than {max_seconds:g} s; cut the part that you mean")
     except (FFmpegError, ValueError) as e:
         why = getattr(e, "strerror", None) or e
