@@ -26,12 +26,12 @@ from ..model.embed import Encoder, load_encoder
 from ..shards import SAMPLE_RATE
 from .embedding_cache import EmbeddingCache
 from .errors import BenchError, NeedsError
+from .protocol import Progress
 from .ridge import log_mel
 
 MODALITIES = ("audio", "image", "text")
 KNOWN_DIM = 512
 BATCH = 32
-Progress = Callable[[int, int, str], None]
 
 
 class Embedder(Protocol):

@@ -16,8 +16,7 @@ import numpy as np
 import pyarrow as pa
 import soundfile
 
-from .encoders import Embedder, Items, embed, embed_items, embeds, unit
-from .encoders import KnownEncoder as Known
+from .encoders import Embedder, Items, KnownEncoder, embed, embed_items, embeds, unit
 from .errors import BenchError
 from .probes import PROBES, Samples, fit_probe
 from .protocol import LEVEL, Progress, Result, bootstrap
@@ -80,6 +79,14 @@ def check_folds(folds: tuple[int, ...], official: tuple[int, ...]) -> None:
         raise ValueError(f"folds are {folds}, want different ones of {official}")
 
 
+def check_way(probe: str, template: str) -> None:
+    """Raise a ValueError for a way to tell classes apart that there is not."""
+    if probe not in WAYS:
+        raise ValueError(f"probe is {probe!r}, want one of {', '.join(WAYS)}")
+    if template not in TEMPLATES:
+        raise ValueError(f"template is {template!r}, want one of {', '.join(TEMPLATES)}")
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FrozenConfig:
     """How frozen embeddings are measured on folds."""
@@ -94,10 +101,7 @@ class FrozenConfig:
 
     def __post_init__(self) -> None:
         """Refuse what is not offered."""
-        if self.probe not in WAYS:
-            raise ValueError(f"probe is {self.probe!r}, want one of {', '.join(WAYS)}")
-        if self.template not in TEMPLATES:
-            raise ValueError(f"template is {self.template!r}, want one of {', '.join(TEMPLATES)}")
+        check_way(self.probe, self.template)
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,7 +184,7 @@ def _zero_shot(
 
 def class_texts(encoder: Embedder, names: tuple[str, ...], templates: tuple[str, ...]) -> np.ndarray:
     """Return float32 (C, D), unit norm: the mean of each class's unit embeddings in all templates."""
-    if isinstance(encoder, Known):
+    if isinstance(encoder, KnownEncoder):
         return encoder.embed_known("text", np.arange(len(names)), np.full(len(names), -1))
     words = [name.replace("_", " ") for name in names]
     each = [unit(embed(encoder, "text", [template.format(word) for word in words])) for template in templates]

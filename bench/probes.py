@@ -7,7 +7,6 @@ where one is silent the choice is ours: the kept epoch is the best on the valida
 Shapes: N samples, D dimensions, C classes.
 """
 
-from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import asdict, dataclass
 from itertools import product
@@ -18,8 +17,6 @@ from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
 from .errors import BenchError
-
-Progress = Callable[[int, int, str], None]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

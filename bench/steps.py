@@ -14,10 +14,7 @@ def answer_of(name: str, words: list[str]) -> str:
     Raises:
         BenchError: it failed.
     """
-    done = subprocess.run([sys.executable, "-m", "unibrivl", *words], stdout=subprocess.PIPE, text=True, check=False)
-    if done.returncode:
-        raise BenchError(f"step {name} failed with exit code {done.returncode}: unibrivl {shlex.join(words)}")
-    return done.stdout
+    return _run(name, words, subprocess.PIPE).stdout
 
 
 def run_step(name: str, words: list[str]) -> float:
@@ -27,7 +24,12 @@ def run_step(name: str, words: list[str]) -> float:
         BenchError: it failed.
     """
     began = time.monotonic()
-    done = subprocess.run([sys.executable, "-m", "unibrivl", *words], stdout=subprocess.DEVNULL, check=False)
+    _run(name, words, subprocess.DEVNULL)
+    return time.monotonic() - began
+
+
+def _run(name: str, words: list[str], stdout: int) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run([sys.executable, "-m", "unibrivl", *words], stdout=stdout, text=True, check=False)
     if done.returncode:
         raise BenchError(f"step {name} failed with exit code {done.returncode}: unibrivl {shlex.join(words)}")
-    return time.monotonic() - began
+    return done

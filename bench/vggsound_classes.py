@@ -19,12 +19,11 @@ from ..model.retrieval import first_ranks
 from .class_metrics import auc, average_precision, d_prime, random_order_ap
 from .encoders import Embedder, unit
 from .errors import BenchError, NeedsError
-from .folds import TEMPLATES, class_texts
+from .folds import TEMPLATES, check_way, class_texts
 from .probes import PROBES, Samples, fit_probe
 from .protocol import LEVEL, Progress, Result, bootstrap
 from .vggsound import TEST_CLIPS, Clips, embed_sounds, present, read_list
 
-WAYS = (*PROBES, "zero-shot")
 VALID_SHARE = 0.1
 
 
@@ -43,10 +42,7 @@ class VggsoundConfig:
 
     def __post_init__(self) -> None:
         """Refuse what is not offered."""
-        if self.probe not in WAYS:
-            raise ValueError(f"probe is {self.probe!r}, want one of {', '.join(WAYS)}")
-        if self.template not in TEMPLATES:
-            raise ValueError(f"template is {self.template!r}, want one of {', '.join(TEMPLATES)}")
+        check_way(self.probe, self.template)
 
     def protocol(self) -> str:
         """Return the protocol in words."""

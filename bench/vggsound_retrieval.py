@@ -75,7 +75,7 @@ def measure_vggsound_retrieval(
     clips = _gallery(
         config, present(encoder, whole, sound=not config.audio_embeddings, picture=not config.image_embeddings)
     )
-    clips, audio_ND, image_ND = _embedded(config, encoder, clips, progress)
+    clips, audio_ND, image_ND = _embedded(config, encoder, whole, clips, progress)
     if audio_ND.shape[1] != image_ND.shape[1]:
         raise BenchError(f"sounds have {audio_ND.shape[1]} dimensions, pictures {image_ND.shape[1]}; want one space")
     audio, image = unit(audio_ND), unit(image_ND)
@@ -110,11 +110,11 @@ def _listed(path: Path, clips: Clips) -> list[int]:
 
 
 def _embedded(
-    config: VggsoundRetrievalConfig, encoder: Embedder | None, clips: Clips, progress: Progress
+    config: VggsoundRetrievalConfig, encoder: Embedder | None, whole: Clips, clips: Clips, progress: Progress
 ) -> tuple[Clips, np.ndarray, np.ndarray]:
     """Return the clips that have both embeddings, and those."""
     given = {
-        modality: read_embeddings(path, modality, read_list(config.data).names)
+        modality: read_embeddings(path, modality, whole.names)
         for modality, path in (("audio", config.audio_embeddings), ("image", config.image_embeddings))
         if path is not None
     }
