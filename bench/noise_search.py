@@ -26,14 +26,13 @@ from ..index.studio import Studio
 from ..shards.checks import check_ranges
 from .environment import environment
 from .errors import BenchError
+from .protocol import t_interval
 from .tiny_pipeline import TinyPipelineConfig, make_tiny_pipeline
 
 COLUMNS = ("method", "cosine with the sound", "above best-of-n (95 %)", "judge", "judge above (95 %)", "evaluations")
 STRIDE = 100_000
 """Between the first seeds of two sounds."""
 PROMPT = "a photo"
-T_975 = {4: 2.776, 9: 2.262, 19: 2.093, 29: 2.045, 49: 2.010}
-"""Student's t by degrees of freedom; 1.96 far above them, that of the next lower ones between them."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -130,7 +129,8 @@ def _result(
         values = np.array(rows)
         methods[name] = {
             "score": round(float(values[:, 0].mean()), 6), "judge": round(float(values[:, 1].mean()), 6),
-            "score_above": interval(values[:, 0] - plain[:, 0]), "judge_above": interval(values[:, 1] - plain[:, 1]),
+            "score_above": t_interval(values[:, 0] - plain[:, 0]),
+            "judge_above": t_interval(values[:, 1] - plain[:, 1]),
             "evaluations": int(values[:, 2].max()), "scores": [round(float(value), 6) for value in values[:, 0]],
             "judged": [round(float(value), 6) for value in values[:, 1]],
         }  # fmt: skip
@@ -143,15 +143,6 @@ def _result(
         "defaults": asdict(SearchConfig()), "versions": library_versions(), "environment": environment(),
         "repeats": 1,
     }  # fmt: skip
-
-
-def interval(differences_S: np.ndarray) -> dict[str, float]:
-    """Return the mean of paired differences, with its 95 % interval by Student's t."""
-    mean = float(differences_S.mean())
-    freedom = len(differences_S) - 1
-    t = next((T_975[known] for known in sorted(T_975, reverse=True) if known <= freedom), 12.7)
-    half = t * float(differences_S.std(ddof=1)) / math.sqrt(len(differences_S))
-    return {"mean": round(mean, 6), "low": round(mean - half, 6), "high": round(mean + half, 6)}
 
 
 def rows(result: dict[str, Any]) -> list[tuple[str, ...]]:

@@ -13,7 +13,6 @@ Shapes: Q queries, M pools (those of a query one after the other), G gallery ite
 
 import json
 import tempfile
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +27,7 @@ from ..model.relation import MIN_OVERLAP
 from ..shards.checks import check_ranges
 from .environment import environment
 from .errors import BenchError
+from .protocol import RESAMPLES, Progress, bootstrap
 from .retrieval import Side, fit_linear, mapped, read_side, related_items
 from .steps import answer_of
 
@@ -41,9 +41,7 @@ COLUMNS = (
     "queries",
 )
 SIZES = (4, 8, 20)
-RESAMPLES = 2000
-"""Of the bootstrap."""
-Progress = Callable[[int, int, str], None]
+DIGITS = 6
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -197,12 +195,8 @@ def permuted_hits(scores_QG: np.ndarray, pools: Pools, permutations: int, seed: 
 
 def interval(values_Q: np.ndarray, groups: list[str], seed: int) -> dict[str, float]:
     """Return a mean with the bounds of 95 % of the means of resampled groups."""
-    _, group_Q = np.unique(groups, return_inverse=True)
-    sums, counts = np.bincount(group_Q, values_Q), np.bincount(group_Q)
-    drawn = np.random.default_rng(seed).integers(0, len(sums), (RESAMPLES, len(sums)))
-    means = sums[drawn].sum(axis=1) / counts[drawn].sum(axis=1)
-    low, high = np.quantile(means, (0.025, 0.975))
-    return {"mean": round(float(values_Q.mean()), 6), "low": round(float(low), 6), "high": round(float(high), 6)}
+    low, high = bootstrap(values_Q, seed, np.array(groups), digits=DIGITS)
+    return {"mean": round(float(values_Q.mean()), DIGITS), "low": low, "high": high}
 
 
 def _ask_command(

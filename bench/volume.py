@@ -29,7 +29,7 @@ from .environment import environment
 from .errors import BenchError
 from .loudness import amplify, as_int16, clip, measure_loudness, spearman, with_noise
 from .made_pictures import MadePictures, make_pictures
-from .noise_search import interval
+from .protocol import t_interval
 from .retrieval import read_side
 
 COLUMNS = (
@@ -201,7 +201,7 @@ def _trend(listener: Listener, arm: Heard) -> dict[str, Any]:
     if listener.direction_D is not None:
         asked["text"] = arm.unit_LSD @ listener.direction_D
     found = {
-        name: interval(np.array([spearman(np.array(arm.levels_L), values_L) for values_L in values_LS.T]))
+        name: t_interval(np.array([spearman(np.array(arm.levels_L), values_L) for values_L in values_LS.T]))
         for name, values_LS in asked.items()
     }
     return {"text": None} | found
@@ -237,7 +237,7 @@ def _points(listener: Listener, arm: Heard) -> list[dict[str, Any]]:
             "rank_correlation": np.mean(ranks),
             "text": None if listener.direction_D is None else (arm.unit_LSD[number] @ listener.direction_D).mean(),
         }  # fmt: skip
-        cosine = interval((arm.unit_LSD[number] * arm.reference_SD).sum(axis=1).astype(np.float64))
+        cosine = t_interval((arm.unit_LSD[number] * arm.reference_SD).sum(axis=1).astype(np.float64))
         points.append({n: None if v is None else _short(float(v)) for n, v in told.items()} | {"cosine": cosine})
     return points
 

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from unibrivl.bench.errors import BenchError
-from unibrivl.bench.noise_search import COLUMNS, NoiseSearchConfig, interval, measure_noise_search, rows
+from unibrivl.bench.noise_search import COLUMNS, NoiseSearchConfig, measure_noise_search, rows
+from unibrivl.bench.protocol import t_interval
 
 from ..index.generating import another_run
 
@@ -32,7 +33,7 @@ def test_every_method_spends_the_same_and_is_judged(index: Path, run: Path, tmp_
 
 def test_the_interval_is_students() -> None:
     values = np.array([1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0, 10.0])
-    assert interval(values) == {"mean": 5.5, "low": pytest.approx(3.334149, abs=2e-4),
+    assert t_interval(values) == {"mean": 5.5, "low": pytest.approx(3.334149, abs=2e-4),
                                 "high": pytest.approx(7.665851, abs=2e-4)}  # fmt: skip
     with pytest.raises(ValueError, match="sounds is 2, want 5 to 1000"):
         NoiseSearchConfig(index=Path(), judge=Path(), sounds=2)
