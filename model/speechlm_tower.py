@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from ..shards import SAMPLE_RATE
+from ..shards.checks import check_numbers, check_whole
 from .pooling import PoolingHead
 from .speechlm import SPEECHLM_BASE, SPEECHLM_LARGE, SpeechLM, SpeechLMConfig
 from .speechlm_folder import load_speechlm_weights, read_speechlm_config
@@ -55,15 +56,11 @@ class SpeechlmTowerConfig:
             raise ValueError(f"size is {self.size!r}, want {' or '.join(map(repr, SIZES))}")
         network = self._network()
         object.__setattr__(self, "network", network.as_dict())
-        for name, least, most, kind in (
-            ("clip_s", network.min_samples / SAMPLE_RATE, 60, int | float), ("head_layers", 1, 100, int),
-            ("head_heads", 1, network.dim, int), ("hidden_dim", 1, 1 << 16, int),
-            ("trained_layers", -1, network.num_layers, int),
-        ):  # fmt: skip
-            value = getattr(self, name)
-            if not isinstance(value, kind) or not least <= value <= most:
-                what = "a whole number" if kind is int else "a number"
-                raise ValueError(f"{name} is {value!r}, want {what} from {least} to {most}")
+        check_numbers(self, clip_s=(network.min_samples / SAMPLE_RATE, 60))
+        check_whole(
+            self, head_layers=(1, 100), head_heads=(1, network.dim), hidden_dim=(1, 1 << 16),
+            trained_layers=(-1, network.num_layers),
+        )  # fmt: skip
         if network.dim % self.head_heads:
             raise ValueError(f"head_heads is {self.head_heads}, want a divisor of the network's width, {network.dim}")
 

@@ -16,7 +16,7 @@ import torchaudio
 from torch import Tensor, nn
 
 from ..shards import SAMPLE_RATE
-from ..shards.checks import check_ranges
+from ..shards.checks import check_numbers, check_whole
 from .wav2clip import MAX_MELS
 
 N_FFT = 512
@@ -41,9 +41,8 @@ class TdnnConfig:
 
     def __post_init__(self) -> None:
         """Refuse values that make no network."""
-        check_ranges(
-            self, clip_s=(0.1, 600), hop=(16, 16_000), num_mels=(4, MAX_MELS), width=(8, 8192), dropout=(0, 0.95)
-        )
+        check_numbers(self, clip_s=(0.1, 600), dropout=(0, 0.95))
+        check_whole(self, hop=(16, 16_000), num_mels=(4, MAX_MELS), width=(8, 8192))
 
 
 class TdnnTower(nn.Module):

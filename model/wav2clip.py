@@ -14,6 +14,7 @@ import torchvision
 from torch import Tensor, nn
 
 from ..shards import SAMPLE_RATE
+from ..shards.checks import check_numbers, check_whole
 
 N_FFT = 512
 MAX_MELS = 114
@@ -37,13 +38,8 @@ class Wav2clipConfig:
 
     def __post_init__(self) -> None:
         """Refuse values that make no spectrogram."""
-        for name, least, most, kind in (
-            ("clip_s", 0.1, 600, int | float), ("hop", 16, 16_000, int), ("num_mels", 0, MAX_MELS, int),
-        ):  # fmt: skip
-            value = getattr(self, name)
-            if not isinstance(value, kind) or not least <= value <= most:
-                what = "a whole number" if kind is int else "a number"
-                raise ValueError(f"{name} is {value!r}, want {what} from {least} to {most}")
+        check_numbers(self, clip_s=(0.1, 600))
+        check_whole(self, hop=(16, 16_000), num_mels=(0, MAX_MELS))
 
 
 class Wav2clipTower(nn.Module):

@@ -162,7 +162,7 @@ def test_the_towers_are_known_by_name() -> None:
     ("options", "words"),
     [
         ({"size": "huge"}, "size is 'huge', want 'base' or 'large'"),
-        ({"clip_s": 0.01}, r"clip_s is 0.01, want a number from 0.025 to 60"),
+        ({"clip_s": 0.01}, r"clip_s is 0.01, want 0.025 to 60"),
         ({"clip_s": 61}, "clip_s is 61"),
         ({"clip_s": "10"}, "clip_s is '10'"),
         ({"trained_layers": 13}, "trained_layers is 13, want a whole number from -1 to 12"),
