@@ -16,9 +16,9 @@ from torch.nn.functional import normalize
 
 from ..shards import SAMPLE_RATE
 from ..shards.checks import check_numbers, check_whole
+from .imported import load_imported, read_imported
 from .pooling import PoolingHead
 from .speechlm import SPEECHLM_BASE, SPEECHLM_LARGE, SpeechLM, SpeechLMConfig
-from .speechlm_folder import load_speechlm_weights, read_speechlm_config
 
 SIZES = {"base": SPEECHLM_BASE, "large": SPEECHLM_LARGE}
 NETWORK_OPTIONS = tuple(f.name for f in fields(SpeechLMConfig))
@@ -71,7 +71,7 @@ class SpeechlmTowerConfig:
         expected = SpeechLMConfig(**SIZES[self.size].as_dict() | self.network)
         if not self.weights or len(self.network) == len(NETWORK_OPTIONS):
             return expected
-        stored = read_speechlm_config(Path(self.weights))
+        stored = SpeechLMConfig(**read_imported(Path(self.weights), "speechlm").config)
         for name in ("dim", "speech_layers", "shared_layers", "pre_norm"):
             if getattr(stored, name) != getattr(expected, name):
                 raise ValueError(
@@ -85,6 +85,7 @@ class SpeechlmTower(nn.Module):
     """Sound, text, or both to an unnormalised embedding."""
 
     embed_dim = 512
+    pooling = "layers mixed, then attention, then the mean over frames"
 
     def __init__(self, config: SpeechlmTowerConfig) -> None:
         """Build the tower with random weights; `load_pretrained` brings the network's."""
@@ -108,7 +109,7 @@ class SpeechlmTower(nn.Module):
             CheckpointError: the folder is missing or damaged, or its network is another.
         """
         if self.config.weights:
-            load_speechlm_weights(self.network, Path(self.config.weights))
+            load_imported(self.network, "speechlm", Path(self.config.weights))
 
     def features(self, audio_BT: Tensor, padding_BT: Tensor | None = None) -> Tensor:
         """Return what `encode` takes: the waveform (B, T), normalised where the network asks for that."""

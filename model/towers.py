@@ -11,7 +11,7 @@ from .brivl_tower import brivl_tower
 from .clip import clip_tower
 from .errors import CheckpointError
 from .images import ImageTower
-from .imported import load_imported
+from .imported import load_imported, read_imported
 from .library import LITE0, lite0_tower, timm_tower
 from .speechlm_tower import SpeechlmTower, SpeechlmTowerConfig
 from .tdnn import TdnnConfig, TdnnTower
@@ -89,6 +89,16 @@ def language_tower(name: str, options: dict[str, Any]) -> LanguageTower:
     """Build a language tower with random weights."""
     config, tower = LANGUAGE_TOWERS[name]
     return tower(config(**language_options(name, options)))
+
+
+def weights_fingerprint(options: dict[str, Any]) -> str:
+    """Return the fingerprint of the imported weights that a language tower's options name; empty if they name none.
+
+    Raises:
+        CheckpointError: the folder is missing or damaged.
+    """
+    folder = options.get("weights")
+    return read_imported(Path(folder)).fingerprint if folder else ""
 
 
 def load_pretrained(tower: LanguageTower) -> None:

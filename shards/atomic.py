@@ -52,9 +52,9 @@ def naming(target: Path, temporary: Path | None = None) -> Iterator[None]:
     try:
         yield
     except OSError as e:
-        if e.errno is None or e.filename not in (None, str(temporary)):
-            raise
-        raise OSError(e.errno, e.strerror, str(target)) from e
+        if e.filename in (None, str(temporary)):
+            e.filename = str(target)
+        raise
 
 
 def write_bytes(target: Path, data: bytes) -> None:

@@ -43,12 +43,20 @@ def parse_json(text: str | bytes) -> Any:
     """Return what JSON says.
 
     Raises:
-        ValueError: it is no JSON, or nested deeper than anything that we write.
+        ValueError: it is no JSON, nested deeper than anything that we write, or names something twice in one object.
     """
     try:
-        return json.loads(text)
+        return json.loads(text, object_pairs_hook=_once)
     except RecursionError as e:
         raise ValueError("nested too deeply") from e
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"{next(name for name in names if names.count(name) > 1)} stands there twice")
+    return found
 
 
 def check_file(path: Path, error: type[UnibrivlError]) -> None:

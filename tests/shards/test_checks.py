@@ -52,6 +52,8 @@ def test_json_nested_without_end_is_no_json() -> None:
     for text in ("[" * 100_000, '{"a": ' * 100_000, "{", ""):
         with pytest.raises(ValueError):
             parse_json(text)
+    with pytest.raises(ValueError, match=r"^b stands there twice$"):
+        parse_json('{"a": [{"b": 1, "b": 1}]}')
 
 
 def test_only_what_is_there_and_no_file_is_refused(tmp_path: Path) -> None:
