@@ -16,6 +16,7 @@ from torch.nn.functional import normalize
 
 from ..shards import SAMPLE_RATE
 from ..shards.checks import check_numbers, check_whole
+from .errors import CheckpointError
 from .imported import load_imported, read_imported
 from .pooling import PoolingHead
 from .speechlm import SPEECHLM_BASE, SPEECHLM_LARGE, SpeechLM, SpeechLMConfig
@@ -74,7 +75,7 @@ class SpeechlmTowerConfig:
         stored = SpeechLMConfig(**read_imported(Path(self.weights), "speechlm").config)
         for name in ("dim", "speech_layers", "shared_layers", "pre_norm"):
             if getattr(stored, name) != getattr(expected, name):
-                raise ValueError(
+                raise CheckpointError(
                     f"{self.weights} holds a network with {name} {getattr(stored, name)}, but this tower's has "
                     f"{getattr(expected, name)}; choose the tower of its size"
                 )
