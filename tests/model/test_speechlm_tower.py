@@ -14,7 +14,7 @@ from torch.nn.functional import normalize
 
 from unibrivl.model import towers
 from unibrivl.model.checkpoint import CHECKPOINT_FILE, load_model
-from unibrivl.model.errors import CheckpointError
+from unibrivl.model.errors import CheckpointError, TrainError
 from unibrivl.model.imported import load_imported, read_imported
 from unibrivl.model.library import fingerprint
 from unibrivl.model.speechlm import SPEECHLM_BASE, SPEECHLM_LARGE, SpeechLM, SpeechLMConfig
@@ -22,6 +22,7 @@ from unibrivl.model.speechlm_tower import SpeechlmTower, SpeechlmTowerConfig
 from unibrivl.model.towers import language_options, language_tower
 from unibrivl.model.train import train
 from unibrivl.model.train_config import TrainConfig
+from unibrivl.model.unibrivl import UniBriVL
 
 TINY: dict[str, Any] = {
     "conv_layers": [[8, 10, 5], [8, 3, 2], [8, 2, 2], [8, 8, 8]], "dim": 16, "ffn_dim": 24, "heads": 2,
@@ -320,3 +321,43 @@ def test_a_run_trains_what_is_not_frozen_and_resumes_bit_for_bit(run_of_two: Tra
     train(again)
     ours, theirs = (load_file(config.out / CHECKPOINT_FILE) for config in (again, run_of_two))
     assert [name for name in theirs if not torch.equal(ours[name], theirs[name])] == [] and ours.keys() == theirs.keys()
+
+
+def test_weights_may_move_between_two_calls_but_not_change(run_of_two: TrainConfig, imported: Path) -> None:
+    def stop(done: int, total: int, text: str) -> None:
+        if text.startswith("loss") and done == 2:
+            raise StopError
+
+    moved = imported.with_name("moved")
+    with pytest.raises(StopError):
+        train(run_of_two, stop)
+    shutil.copytree(imported, moved)
+    other = dataclasses.replace(run_of_two, tower_options=run_of_two.tower_options | {"weights": str(moved)})
+    changed = load_file(moved / "weights.safetensors")
+    changed["mask_emb"] += 1
+    mark = fingerprint({"network": "speechlm", "config": SpeechLMConfig(**LARGE).as_dict()}, changed)
+    save_file(changed, moved / "weights.safetensors")
+    spoil(moved, {"fingerprint": mark})
+    with pytest.raises(TrainError, match=rf"holds a run with language\.weights [0-9a-f]{{64}}, not {mark}; give"):
+        train(other)
+    shutil.copytree(imported, moved, dirs_exist_ok=True)
+    shutil.rmtree(imported)
+    assert train(other).steps == 2
+
+
+def test_where_weights_lie_is_no_part_of_a_models_fingerprint(imported: Path, tmp_path: Path) -> None:
+    moved = shutil.copytree(imported, tmp_path / "moved")
+    marks = set()
+    for folder in (imported, moved):
+        torch.manual_seed(1)
+        options = OPTIONS | {"weights": str(folder), "network": LARGE}
+        marks.add(UniBriVL("speechlm-base", options, 3).fingerprint())
+    assert len(marks) == 1
+
+
+def test_a_hostile_folder_takes_no_memory(imported: Path) -> None:
+    """Options that the tower's size does not fix, each of terabytes."""
+    for change in ({"vocabulary": 1 << 24}, {"positions": 1 << 24, "ffn_dim": 1 << 16}, {"final_dim": 1 << 16}):
+        spoil(imported, {"config": LARGE | change})
+        with pytest.raises(CheckpointError, match=r"does not fit the model \(\d+ of another shape: .*"):
+            language_options("speechlm-base", {"weights": str(imported), "network": {"dim": 16}})
