@@ -3,13 +3,16 @@
 import dataclasses
 import math
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor
+from torch import Tensor, nn
 
 from unibrivl.model import unibrivl
+from unibrivl.model.image_augment import picture_rng
+from unibrivl.model.images import ImageTower, Preprocessing
 from unibrivl.model.loss import Candidates, LossConfig
 from unibrivl.model.unibrivl import TRAINING_ONLY, UniBriVL
 
@@ -98,6 +101,37 @@ def test_queues_and_frozen_parts_stay_as_they_are_until_the_end_of_the_step(conf
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.queues.state_dict().items())
     model.end_step()
     assert model.queues.ids[:8].tolist() == [0, 1, 2, 3, 100, 101, 102, 103] and model.queues.filled == 8
+
+
+class SmallImageTower(ImageTower):
+    """A convolution with a batch norm, which would follow its pictures if it were not frozen."""
+
+    def __init__(self) -> None:
+        layers = nn.Sequential(nn.Conv2d(3, IMAGE_DIM, 3), nn.BatchNorm2d(IMAGE_DIM))
+        super().__init__("small", layers, Preprocessing(size_px=8, resize="bilinear"), dim=IMAGE_DIM, description={})
+
+    def _encode(self, x_BCHW: Tensor) -> Tensor:
+        return self.module(x_BCHW).mean(dim=(2, 3))
+
+
+@each_form
+def test_a_hundred_steps_change_nothing_in_the_image_tower(config: LossConfig) -> None:
+    tower, model = SmallImageTower(), make_model(config)
+    before = {name: tensor.clone() for name, tensor in tower.module.state_dict().items()}
+    optimizer, rng = sgd(model), np.random.default_rng(0)
+    for number in range(100):
+        frames = rng.integers(0, 256, (4, 8, 8, 3), np.uint8)
+        image_BV = torch.from_numpy(tower.embed(frames, [picture_rng(0, number, i) for i in range(4)]))
+        features, _, ids = batch(number)
+        model.begin_step()
+        optimizer.zero_grad()
+        model.loss(features, image_BV, ids, equal).total.backward()
+        optimizer.step()
+        model.end_step()
+    assert {"1.running_mean", "1.running_var", "1.num_batches_tracked"} <= before.keys()
+    assert all(torch.equal(tensor, before[name]) for name, tensor in tower.module.state_dict().items())
+    assert all(p.grad is None and not p.requires_grad for p in tower.module.parameters())
+    assert not any(tensor.requires_grad for tensor in model.queues.buffers())
 
 
 def test_copies_follow_parameters_and_not_buffers() -> None:
