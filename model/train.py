@@ -229,7 +229,9 @@ class _Trainer:
         figures = self._figures(terms)
         for what, value in (("loss", figures["loss"]), ("gradient", float(norm))):
             if not math.isfinite(value):
-                raise TrainError(f"the {what} became {value} at step {self.step}; lower --lr and start again")
+                raise TrainError(
+                    f"the {what} became {value} at step {self.step}; lower --lr and start again in another --out"
+                )
         self.optimizer.step()
         self.model.end_step()
         self.step += 1

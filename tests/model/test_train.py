@@ -264,6 +264,13 @@ def test_a_loss_that_is_no_number_stops_the_run(tiny_config: TrainConfig, monkey
     assert all(torch.isfinite(tensor).all() for tensor in weights.values())
 
 
+def test_a_model_beyond_numbers_is_one_line_in_validation_too(tiny_config: TrainConfig) -> None:
+    """Loss and gradient of the last step are finite, and what it makes of the weights is not."""
+    config = dataclasses.replace(tiny_config, lr=10.0, weight_decay=10.0, max_grad_norm=1e9, warmup_steps=0, epochs=50)
+    with pytest.raises(TrainError, match=r"became nan.*; lower --lr and start again in another --out"):
+        train(config)
+
+
 @pytest.mark.parametrize(
     "change",
     [{"epochs": 0}, {"batch_size": 1}, {"lr": -1}, {"lr": math.nan}, {"val_share": 0.95}, {"checkpoint_every": 0},
