@@ -40,7 +40,9 @@ class Journal:
         """
         self.path = run / METRICS_FILE
         kept = [line for line, entry in _entries(self.path) if entry["step"] <= step]
-        write_bytes(self.path, "".join(f"{line}\n" for line in kept).encode())
+        data = "".join(f"{line}\n" for line in kept).encode()
+        if not self.path.exists() or self.path.read_bytes() != data:  # a finished run may lie where nobody can write
+            write_bytes(self.path, data)
         self._events = event_writer()(str(run / TENSORBOARD_DIR), purge_step=step + 1) if tensorboard else None
 
     def write(self, entry: dict[str, Any]) -> None:
