@@ -4,7 +4,6 @@ A check takes the file's inputs and weights, runs our code, and returns pairs of
 Sizes come from the file, never from here.
 """
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,6 +21,7 @@ from ..model.loss import Embeddings, LossConfig, choose_candidates, cross_projec
 from ..model.queues import Queues
 from ..model.speechlm import SpeechLM, SpeechLMConfig
 from ..model.weights import fit_weights
+from ..shards.checks import parse_json
 from .errors import BenchError
 
 TEMPERATURE = 0.07
@@ -57,7 +57,7 @@ class Reference:
             BenchError: there is none.
         """
         try:
-            value = json.loads(self.metadata["cfg"])
+            value = parse_json(self.metadata["cfg"])
         except (KeyError, ValueError) as e:
             raise BenchError(f"{self.path}: its metadata has no cfg in JSON, which its kind needs") from e
         if not isinstance(value, dict):

@@ -17,6 +17,7 @@ from timm.models.efficientnet import _gen_efficientnet  # the only way to a scal
 from torch import Tensor, nn
 from torch.nn.functional import linear, normalize
 
+from ..shards.checks import check_ranges, check_whole
 from .heads import Mlp, self_attention_block
 
 REDUCTION = 32
@@ -52,13 +53,10 @@ class BrivlConfig:
 
     def __post_init__(self) -> None:
         """Refuse values that make no encoder."""
-        for name, least, most in (
-            ("num_classes", 0, 1 << 20), ("image_px", REDUCTION + 1, 4096), ("dim", 1, 1 << 16), ("grid", 0, 64),
-            ("roi_grid", 1, 64), ("heads", 1, 1024), ("layers", 1, 256),
-        ):  # fmt: skip
-            value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
-                raise ValueError(f"{name} is {value!r}, want a whole number from {least} to {most}")
+        check_whole(
+            self, num_classes=(0, 1 << 20), image_px=(REDUCTION + 1, 4096), dim=(1, 1 << 16), grid=(0, 64),
+            roi_grid=(1, 64), heads=(1, 1024), layers=(1, 256),
+        )  # fmt: skip
         if self.whole not in ("first", "last"):
             raise ValueError(f"whole is {self.whole!r}, want 'first' or 'last'")
         for name in ("antialias", "conv"):
@@ -68,10 +66,7 @@ class BrivlConfig:
             raise ValueError(f"dim is {self.dim}, want a multiple of {self.heads} heads")
         if not isinstance(self.backbone, str):
             raise ValueError(f"backbone is {self.backbone!r}, want a name in timm")
-        for name in ("channel_multiplier", "depth_multiplier"):
-            value = getattr(self, name)
-            if value is not None and not (isinstance(value, int | float) and 0 < value <= 10):
-                raise ValueError(f"{name} is {value!r}, want a number above 0 to 10, or none")
+        check_ranges(self, channel_multiplier=(0.01, 10), depth_multiplier=(0.01, 10))
         if (self.channel_multiplier is None) != (self.depth_multiplier is None):
             raise ValueError("give channel_multiplier and depth_multiplier both, or neither")
 

@@ -4,17 +4,17 @@ The folder holds `config.json`: {"format": 1, "kind": "brivl", "config": the fie
 tower's, "source": where the weights came from}, and `weights.safetensors`: the encoder's tensors by their own names.
 """
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
+from ..shards.checks import parse_json
 from .brivl import BrivlConfig, BrivlImageEncoder
 from .errors import CheckpointError
 from .images import ImageTower, Preprocessing
-from .weights import fit_weights, read_weights
+from .weights import check_shapes, fit_weights, read_weights, shapes_of
 
 FOLDER_FORMAT = 1
 KIND = "brivl"
@@ -41,10 +41,8 @@ def build_brivl(config: BrivlConfig, weights: Mapping[str, Tensor], source: Path
     Raises:
         CheckpointError: the configuration makes no encoder, or the weights do not fit it.
     """
-    try:
-        encoder = BrivlImageEncoder(config)
-    except ValueError as e:
-        raise CheckpointError(f"{source}: {e}") from e
+    check_shapes(lambda: BrivlImageEncoder(config), shapes_of(weights), source)
+    encoder = BrivlImageEncoder(config)
     fit_weights(encoder, weights, source)
     return BrivlTower(f"brivl-{config.form}:{source}", encoder)
 
@@ -79,7 +77,7 @@ def brivl_tower(form: str, place: str) -> BrivlTower:
 def _read_config(folder: Path) -> dict[str, Any]:
     path = folder / CONFIG_FILE
     try:
-        stored = json.loads(path.read_text(encoding="utf-8"))
+        stored = parse_json(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
         what = "has no config.json" if folder.is_dir() else "there is no such folder"
         raise CheckpointError(f"{folder}: {what}; want a folder of imported BriVL weights") from None

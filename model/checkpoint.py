@@ -18,13 +18,19 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from ..shards.atomic import write_bytes
+from ..shards.checks import parse_json
 from .errors import CheckpointError
+from .imported import tensor_sizes
 from .loss import LossConfig
 from .unibrivl import IN_BATCH_ONLY, TRAINING_ONLY, UniBriVL
+from .weights import check_shapes, fit_weights
 
 RUN_FORMAT = 1
 CHECKPOINT_FILE = "checkpoint.safetensors"
 BEST_FILE = "best.safetensors"
+REMEDY = "put a copy in its place, or delete it and train again"
+MAX_WIDTH = 1 << 16
+"""Of an image tower's output."""
 FILES = {"last": CHECKPOINT_FILE, "best": BEST_FILE}
 
 
@@ -90,17 +96,36 @@ def read_state(run: Path, which: str = "last") -> RunState:
     try:
         if metadata["format"] != str(RUN_FORMAT):
             raise CheckpointError(f"{run}: run format {metadata['format']}, this program reads {RUN_FORMAT}")
-        config, facts = json.loads(metadata["config"]), json.loads(metadata["facts"])
-        tower = config["language_tower"]
-        if not (isinstance(tower["name"], str) and isinstance(tower["options"], dict)):
-            raise ValueError("no language tower")
-        if not isinstance(facts.get("image_fingerprint", ""), str):
-            raise ValueError("no image tower")
-        facts["image_dim"] = int(facts["image_dim"])
-        place = dict(json.loads(metadata.get("place", "{}")))
-        return RunState(config, facts, int(metadata["step"]), int(metadata["steps"]), place)
-    except (KeyError, ValueError, TypeError) as e:
-        raise CheckpointError(f"{path}: not a checkpoint of unibrivl ({e}); train again") from e
+        return _checked(RunState(
+            parse_json(metadata["config"]), parse_json(metadata["facts"]), int(metadata["step"]),
+            int(metadata["steps"]), parse_json(metadata.get("place", "{}")),
+        ))  # fmt: skip
+    except (KeyError, ValueError, TypeError, AttributeError, OverflowError) as e:
+        raise CheckpointError(f"{path}: not a checkpoint of unibrivl ({e}); {REMEDY}") from e
+
+
+def _checked(state: RunState) -> RunState:
+    """Return the state if it can be one.
+
+    Raises:
+        KeyError, TypeError, ValueError, AttributeError, OverflowError: it cannot.
+    """
+    tower = state.config["language_tower"]
+    if not (isinstance(tower["name"], str) and isinstance(tower["options"], dict)):
+        raise ValueError("no language tower")
+    if not isinstance(state.facts.get("image_fingerprint", ""), str):
+        raise ValueError("no image tower")
+    state.facts["image_dim"] = int(state.facts["image_dim"])
+    if not 0 < state.facts["image_dim"] <= MAX_WIDTH:
+        raise ValueError(f"image_dim is {state.facts['image_dim']}")
+    if not 0 <= state.step <= state.steps:
+        raise ValueError(f"step {state.step} of {state.steps}")
+    if not isinstance(state.place.get("reader", {}), dict):
+        raise ValueError("no place of the reader")
+    best = state.place.get("best")
+    if best is not None and not all(isinstance(number, int | float) for number in (best["step"], *best.values())):
+        raise ValueError("no best validation")
+    return state
 
 
 def load_model(run: Path, which: str = "last") -> tuple[UniBriVL, RunState]:
@@ -115,7 +140,15 @@ def load_model(run: Path, which: str = "last") -> tuple[UniBriVL, RunState]:
     """
     state = read_state(run, which)
     tower = state.config["language_tower"]
-    model = UniBriVL(tower["name"], tower["options"], state.facts["image_dim"], _inference_loss(run, state))
+    loss = _inference_loss(run, state)
+
+    def build() -> UniBriVL:
+        return UniBriVL(tower["name"], tower["options"], state.facts["image_dim"], loss)
+
+    unwanted = tuple(f"{part}." for part in TRAINING_ONLY)
+    sizes = {name.removeprefix("model."): size for name, size in tensor_sizes(run / FILES[which], "model.").items()}
+    check_shapes(build, {k: v for k, v in sizes.items() if not k.startswith(unwanted)}, run / FILES[which])
+    model = build()
     restore(run, model, which=which)
     return model.eval(), state
 
@@ -127,7 +160,7 @@ def _inference_loss(run: Path, state: RunState) -> LossConfig:
     try:
         return LossConfig(**state.config["loss"]).without_queue()
     except (TypeError, ValueError) as e:
-        raise CheckpointError(f"{run / CHECKPOINT_FILE}: not a checkpoint of unibrivl (loss: {e}); train again") from e
+        raise CheckpointError(f"{run / CHECKPOINT_FILE}: not a checkpoint of unibrivl (loss: {e}); {REMEDY}") from e
 
 
 def restore(
@@ -147,12 +180,7 @@ def restore(
     with _opened(path) as file:
         names = [name for name in file.keys() if not name.startswith(unwanted)]  # noqa: SIM118  (no mapping)
         tensors = {name: file.get_tensor(name) for name in names}
-    weights = {k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")}
-    try:
-        model.load_state_dict(weights, strict=True)
-    except RuntimeError as e:
-        first = str(e).splitlines()[-1].strip()
-        raise CheckpointError(f"{path}: does not fit the model ({first})") from e
+    fit_weights(model, {k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")}, path)
     if optimizer is not None:
         _restore_optimizer(path, model, optimizer, tensors)
 
@@ -183,4 +211,4 @@ def _opened(path: Path) -> Any:
             f"{path.parent} is no run: it has no {path.name}; make one with `unibrivl train`"
         ) from None
     except (SafetensorError, OSError) as e:
-        raise CheckpointError(f"{path}: damaged ({e}); train again") from e
+        raise CheckpointError(f"{path}: damaged ({e}); {REMEDY}") from e

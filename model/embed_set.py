@@ -103,13 +103,15 @@ def _embed_shard(encoder: Encoder, clips: ClipShards, path: Path, about: dict[st
     table = table.replace_schema_metadata({b"unibrivl": made_of})
     path.parent.mkdir(parents=True, exist_ok=True)
     remove_leftovers(path.parent)
-    write_file(path, lambda f: pq.write_table(table, f, compression="zstd"))
+    write_file(path, lambda f: pq.write_table(table, f, compression="zstd", write_page_checksum=True))
     return True
 
 
 def _is_there(path: Path, made_of: bytes, num_clips: int) -> bool:
+    """Tell whether a file is whole, every page against its checksum, and made of the same."""
     try:
-        found = pq.read_metadata(path)
+        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+            found = file.read()
     except (OSError, pa.ArrowException):
         return False
-    return (found.metadata or {}).get(b"unibrivl") == made_of and found.num_rows == num_clips
+    return (found.schema.metadata or {}).get(b"unibrivl") == made_of and found.num_rows == num_clips

@@ -7,6 +7,10 @@ class CheckpointError(UnibrivlError):
     """A checkpoint or weights file that is missing, damaged, or of another model."""
 
 
+class TowerError(CheckpointError, ValueError):
+    """A tower or an option of one that there is not: typed, a mistake of usage; in a checkpoint, a fault of it."""
+
+
 class TrainError(UnibrivlError):
     """A training run that cannot start or go on."""
 

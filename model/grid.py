@@ -16,6 +16,7 @@ from typing import Any
 
 from .. import UnibrivlError
 from ..shards.atomic import is_foreign, write_json
+from ..shards.checks import parse_json
 from .checkpoint import CHECKPOINT_FILE, read_state
 from .errors import CheckpointError, TrainError
 from .journal import Validation, read_metrics
@@ -71,10 +72,10 @@ def read_grid(path: Path) -> list[dict[str, Any]]:
     """
     try:
         text = path.read_text(encoding="utf-8")
-        grid = tomllib.loads(text) if path.suffix == ".toml" else json.loads(text)
+        grid = tomllib.loads(text) if path.suffix == ".toml" else parse_json(text)
     except OSError as e:
         raise TrainError(f"{path}: cannot be read ({e.strerror or e})") from e
-    except ValueError as e:
+    except (ValueError, RecursionError) as e:
         kind = "TOML" if path.suffix == ".toml" else "JSON (TOML files end in .toml)"
         raise TrainError(f"{path}: is no {kind}: {e}") from e
     if not isinstance(grid, dict) or not grid:
@@ -147,7 +148,7 @@ def _claim(out: Path, points: list[Point]) -> None:
         _write(out, points)
         return
     try:
-        there = [(p["name"], p["settings"]) for p in json.loads(path.read_bytes())["points"]]
+        there = [(p["name"], p["settings"]) for p in parse_json(path.read_bytes())["points"]]
     except (OSError, ValueError, KeyError, TypeError) as e:
         raise TrainError(f"{path}: damaged ({e}); delete that file, the runs beside it are kept") from e
     if there != [(p.name, p.settings) for p in points]:
@@ -176,8 +177,10 @@ def _is_finished(config: TrainConfig) -> bool:
 
 def _ended(point: Point, config: TrainConfig) -> Point:
     state = read_state(config.out)
-    best = state.place["best"]["step"]
-    look = next(e for e in read_metrics(config.out) if e["step"] == best and "validation" in e)
+    best = (state.place.get("best") or {}).get("step", 0)
+    look = next((e for e in read_metrics(config.out) if e["step"] == best and "validation" in e), None)
+    if look is None:  # its log was damaged since
+        return replace(point, state="done", step=best, steps=state.steps)
     return replace(
         point, state="done", step=best, steps=state.steps, validated_on=look["validated_on"],
         validation=look["validation"],

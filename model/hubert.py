@@ -7,7 +7,6 @@ at one), so that the layers begin as HuBERT's.
 Source: HubertModel of transformers, whose names this maps, and fairseq's HuBERT, whose names SpeechLM shares.
 """
 
-import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,10 +15,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..shards.checks import parse_json
 from .errors import CheckpointError
 from .foreign import Foreign, read_foreign, state_dict
-from .layouts import Released, fairseq_parts, shapes_of, some, without_module
+from .layouts import Released, fairseq_parts, some, without_module
 from .speechlm import SpeechLM, SpeechLMConfig
+from .weights import shapes_of
 
 LAYER = r"encoder\.layers\.(\d+)\."
 CONV = r"encoder\.pos_conv_embed\.conv\."
@@ -70,7 +71,7 @@ def read_hubert(path: Path) -> tuple[Foreign, Released]:
 
 def _read_folder(folder: Path) -> tuple[Foreign, dict[str, Any], dict[str, Tensor]]:
     try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        config = parse_json((folder / "config.json").read_text(encoding="utf-8"))
         kind = config["model_type"]
     except (OSError, ValueError, KeyError, TypeError) as e:
         raise CheckpointError(f"{folder}: no folder of transformers: its config.json is missing or damaged") from e
@@ -100,7 +101,7 @@ def _folder_options(folder: Path, config: Mapping[str, Any]) -> dict[str, Any]:
     """Return what tensors do not show."""
     pre_norm = bool(config.get("do_stable_layer_norm", False))
     try:
-        normalize = json.loads((folder / "preprocessor_config.json").read_text(encoding="utf-8"))["do_normalize"]
+        normalize = parse_json((folder / "preprocessor_config.json").read_text(encoding="utf-8"))["do_normalize"]
     except (OSError, ValueError, KeyError, TypeError):
         normalize = pre_norm  # as fairseq trained its Base and Large
     return {

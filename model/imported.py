@@ -5,7 +5,7 @@
 not hold.
 """
 
-import json
+import glob
 import os
 import shutil
 from dataclasses import asdict, dataclass
@@ -16,14 +16,22 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from ..shards.atomic import canonical_json, sync_directory, temporary_path
+from ..shards.atomic import (
+    TEMPORARY_MARK,
+    canonical_json,
+    hold_directory,
+    naming,
+    sync_directory,
+    temporary_path,
+)
+from ..shards.checks import parse_json
 from .brivl import BrivlConfig, BrivlImageEncoder
 from .brivl_tower import build_brivl
 from .errors import CheckpointError
 from .images import fingerprint
 from .speechlm import SpeechLM, SpeechLMConfig
 from .wav2clip import Wav2clipConfig, Wav2clipTower
-from .weights import fit_weights, read_weights
+from .weights import check_shapes, fit_weights, read_weights
 
 FOLDER_FORMAT = 1
 CONFIG_FILE = "config.json"
@@ -70,18 +78,37 @@ def write_imported(folder: Path, imported: Imported, weights: dict[str, Tensor])
     refuse_foreign(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     made = temporary_path(folder)
-    made.mkdir()
+    with naming(folder, made):
+        made.mkdir()
     try:
-        save_file(weights, made / WEIGHTS_FILE, metadata={"format": "pt"})
-        stored = {"format": FOLDER_FORMAT} | asdict(imported) | {"fresh": list(imported.fresh)}
-        (made / CONFIG_FILE).write_bytes(canonical_json(stored))
-        for name in (WEIGHTS_FILE, CONFIG_FILE):
-            with (made / name).open("rb") as file:
-                os.fsync(file.fileno())
-        sync_directory(made)
-        _put_in_place(made, folder)
+        with hold_directory(made, wait=True):
+            _write_files(made, imported, weights, folder)
+            _put_in_place(made, folder)
     finally:
         shutil.rmtree(made, ignore_errors=True)
+    _clear_leftovers(folder)
+
+
+def _write_files(made: Path, imported: Imported, weights: dict[str, Tensor], folder: Path) -> None:
+    try:
+        save_file(weights, made / WEIGHTS_FILE, metadata={"format": "pt"})
+    except SafetensorError as e:  # what it says of a full disk
+        raise CheckpointError(f"{folder}: cannot be written ({e}); make room there and import again") from e
+    stored = {"format": FOLDER_FORMAT} | asdict(imported) | {"fresh": list(imported.fresh)}
+    with naming(folder):
+        (made / CONFIG_FILE).write_bytes(canonical_json(stored))
+    for name in (WEIGHTS_FILE, CONFIG_FILE):
+        with (made / name).open("rb") as file:
+            os.fsync(file.fileno())
+    sync_directory(made)
+
+
+def _clear_leftovers(folder: Path) -> None:
+    """Delete what killed imports to the same place left; one that is at work holds its own."""
+    for path in folder.parent.glob(f".{glob.escape(folder.name)}{TEMPORARY_MARK}*"):
+        with hold_directory(path, wait=False) as is_nobodys:
+            if is_nobodys:
+                shutil.rmtree(path, ignore_errors=True)
 
 
 def refuse_foreign(folder: Path) -> None:
@@ -100,15 +127,29 @@ def refuse_foreign(folder: Path) -> None:
     raise CheckpointError(f"{folder}: holds other files than an import; name a new or empty folder with --out")
 
 
-def read_imported(folder: Path) -> Imported:
+def read_imported(folder: Path, kind: str | None = None) -> Imported:
     """Return what an imported network is.
 
+    Args:
+        folder: made by an import.
+        kind: the one that is wanted; None: any.
+
     Raises:
-        CheckpointError: the folder holds none.
+        CheckpointError: the folder holds none, or of another kind, or weights of other sizes than it says.
     """
+    found = _read_config(folder)
+    if kind not in (None, found.kind):
+        raise CheckpointError(f"{folder}: holds weights of {found.kind}, want those of {kind}")
+    config_type, network = NETWORKS[found.kind]
+    config = config_type(**found.config)
+    check_shapes(lambda: network(config), tensor_sizes(folder / WEIGHTS_FILE), folder)
+    return found
+
+
+def _read_config(folder: Path) -> Imported:
     path = folder / CONFIG_FILE
     try:
-        stored = json.loads(path.read_text(encoding="utf-8"))
+        stored = parse_json(path.read_text(encoding="utf-8"))
         if stored["format"] != FOLDER_FORMAT or stored["kind"] not in NETWORKS:
             raise CheckpointError(
                 f"{path}: kind {stored['kind']!r} of format {stored['format']!r}, this program reads "
@@ -132,9 +173,7 @@ def load_imported(network: nn.Module, kind: str, folder: Path) -> Imported:
     Raises:
         CheckpointError: the folder holds none, others, or not what was imported.
     """
-    found = read_imported(folder)
-    if found.kind != kind:
-        raise CheckpointError(f"{folder}: holds weights of {found.kind}, want those of {kind}")
+    found = read_imported(folder, kind)
     weights = read_weights(folder / WEIGHTS_FILE)
     if fingerprint_of(kind, NETWORKS[kind][0](**found.config), weights, folder) != found.fingerprint:
         raise CheckpointError(f"{folder}: not the weights that {CONFIG_FILE} was written for; import them again")
@@ -152,13 +191,13 @@ def tensor_sizes(path: Path, prefix: str = "") -> dict[str, tuple[int, ...]]:
         with safe_open(path, framework="pt") as file:
             names = [name for name in file.keys() if name.startswith(prefix)]  # noqa: SIM118  (no mapping)
             return {name: tuple(file.get_slice(name).get_shape()) for name in names}
-    except (SafetensorError, OSError) as e:
+    except (SafetensorError, OSError, RuntimeError) as e:
         raise CheckpointError(f"{path}: missing or damaged ({e}); import or train again") from e
 
 
 def _is_ours(folder: Path) -> bool:
     try:
-        stored = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
+        stored = parse_json((folder / CONFIG_FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return False
     return isinstance(stored, dict) and stored.get("kind") in NETWORKS and "fingerprint" in stored

@@ -13,11 +13,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .brivl import B5, BrivlConfig
 from .errors import CheckpointError
 from .foreign import Foreign, read_foreign
 from .hubert import read_hubert
 from .imported import NETWORKS, Imported, config_as_dict, fingerprint_of, refuse_foreign, write_imported
-from .layouts import Released, read_brivl, read_speechlm, read_wav2clip, some
+from .layouts import Released, likely_kind, read_brivl, read_speechlm, read_wav2clip, some
 
 READERS = {"brivl": read_brivl, "speechlm": read_speechlm, "wav2clip": read_wav2clip}
 KINDS = (*READERS, "hubert")
@@ -39,11 +40,12 @@ class ImportConfig:
     """Side of BriVL's input, which no tensor shows; None: that of the form (380 for B5, 384 for B7)."""
 
     def __post_init__(self) -> None:
-        """Refuse an unknown kind."""
+        """Refuse an unknown kind, and a side that no input has."""
         if self.kind not in KINDS:
             raise ValueError(f"kind is {self.kind!r}, want {', '.join(KINDS)}")
         if self.image_px is not None and self.kind != "brivl":
             raise ValueError(f"image_px is of brivl, not of {self.kind}")
+        BrivlConfig(image_px=B5.image_px if self.image_px is None else self.image_px)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -109,12 +111,15 @@ def _read(config: ImportConfig) -> tuple[Foreign, Released]:
     if config.kind == "hubert":
         return read_hubert(config.file)
     foreign = read_foreign(config.file)
-    released = READERS[config.kind](foreign)
+    try:
+        released = READERS[config.kind](foreign)
+    except CheckpointError as e:
+        other = likely_kind(foreign)
+        if other in (None, config.kind):
+            raise
+        raise CheckpointError(f"{e}; it may be of {other}: unibrivl model import {other} {config.file}") from e
     if config.image_px is not None:
-        try:
-            released = replace(released, config=replace(released.config, image_px=config.image_px))
-        except ValueError as e:
-            raise CheckpointError(f"{config.file}: {e}") from e
+        released = replace(released, config=replace(released.config, image_px=config.image_px))
     return foreign, released
 
 

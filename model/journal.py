@@ -1,12 +1,12 @@
 """What a run writes down as it goes: a line a step and a line a validation, and the same for TensorBoard."""
 
 import json
-import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ..shards.atomic import write_bytes
+from ..shards.atomic import naming, write_bytes
+from ..shards.checks import parse_json
 from .errors import TrainError
 from .retrieval import RetrievalScores
 
@@ -17,21 +17,15 @@ Validation = dict[str, RetrievalScores]
 
 
 def read_metrics(run: Path) -> list[dict[str, Any]]:
-    """Return the lines of a run's `metrics.jsonl`; one that was torn by a power cut ends them."""
-    path = run / METRICS_FILE
-    entries = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
-        if _step_of(line) == math.inf:
-            break
-        entries.append(json.loads(line))
-    return entries
+    """Return the lines of a run's `metrics.jsonl`, without those that a power cut tore or a disk damaged."""
+    return [entry for _, entry in _entries(run / METRICS_FILE)]
 
 
 def last_validation(run: Path) -> Validation | None:
     """Return the scores of a run's last validation."""
     for entry in reversed(read_metrics(run)):
-        if found := entry.get("validation"):
-            return {name: RetrievalScores(**value) for name, value in found.items()}
+        if "validation" in entry:
+            return _scores(entry["validation"])
     return None
 
 
@@ -45,14 +39,15 @@ class Journal:
             TrainError: TensorBoard is wanted and not installed.
         """
         self.path = run / METRICS_FILE
-        lines = self.path.read_text(encoding="utf-8").splitlines() if self.path.exists() else []
-        kept = [line for line in lines if _step_of(line) <= step]
-        write_bytes(self.path, "".join(f"{line}\n" for line in kept).encode())
+        kept = [line for line, entry in _entries(self.path) if entry["step"] <= step]
+        data = "".join(f"{line}\n" for line in kept).encode()
+        if not self.path.exists() or self.path.read_bytes() != data:  # a finished run may lie where nobody can write
+            write_bytes(self.path, data)
         self._events = event_writer()(str(run / TENSORBOARD_DIR), purge_step=step + 1) if tensorboard else None
 
     def write(self, entry: dict[str, Any]) -> None:
         """Add a line; it has a `step`."""
-        with self.path.open("a", encoding="utf-8") as f:
+        with naming(self.path), self.path.open("a", encoding="utf-8") as f:
             f.write(json.dumps(entry) + "\n")
         if self._events is not None:
             for name, value in _scalars(entry):
@@ -94,9 +89,23 @@ def _scalars(entry: dict[str, Any]) -> Iterator[tuple[str, float]]:
             yield f"{kind}/{name}", value
 
 
-def _step_of(line: str) -> float:
-    """Return the step of a line of the log; infinity for one that was torn."""
+def _entries(path: Path) -> list[tuple[str, dict[str, Any]]]:
+    """Return each whole line of a log, and what it says."""
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []
+    return [(line, entry) for line in lines if (entry := _entry(line)) is not None]
+
+
+def _entry(line: str) -> dict[str, Any] | None:
+    """Return what a line of the log says, or None if it was torn or damaged."""
     try:
-        return int(json.loads(line)["step"])
-    except (ValueError, KeyError, TypeError):
-        return math.inf
+        entry = parse_json(line)
+        if not isinstance(entry["step"], int):
+            return None
+        _scores(entry.get("validation", {}))
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return None
+    return entry
+
+
+def _scores(validation: dict[str, dict[str, Any]]) -> Validation:
+    return {name: RetrievalScores(**figures) for name, figures in validation.items()}

@@ -5,7 +5,6 @@ A layout names what it ignores; every other tensor must find its place, so that 
 Source: the loaders of the public code of BriVL, WenLan-Video, SpeechLM and Wav2CLIP.
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -13,12 +12,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..shards.checks import parse_json
 from .brivl import B5, B7, BrivlConfig
 from .efficientnets import backbone_options
 from .errors import CheckpointError
 from .foreign import Foreign, is_state_dict, plain, state_dict
 from .speechlm import SpeechLMConfig
 from .wav2clip import Wav2clipConfig
+from .weights import shapes_of
 
 SHOWN = 5
 """Names that a message lists."""
@@ -91,9 +92,8 @@ def read_speechlm(foreign: Foreign) -> Released:
     """
     cfg, weights = fairseq_parts(foreign)
     if not any(name.startswith("unit_encoder.") for name in weights):
-        hint = "; import HuBERT with: unibrivl model import hubert" if "mask_emb" in weights else ""
         raise CheckpointError(
-            f"{foreign.path}: holds no SpeechLM: no name begins with unit_encoder.; its names are {some(weights)}{hint}"
+            f"{foreign.path}: holds no SpeechLM: no name begins with unit_encoder.; its names are {some(weights)}"
         )
     ignored: tuple[str, ...] = ()
     again = weights.pop(UNIT_EMBEDDING_AGAIN, None)
@@ -119,7 +119,7 @@ def fairseq_parts(foreign: Foreign) -> tuple[dict[str, Any], dict[str, Tensor]]:
     content = foreign.content
     if foreign.container == "safetensors":
         try:
-            content = {"cfg": json.loads(foreign.metadata.get("cfg", "null")), "model": content}
+            content = {"cfg": parse_json(foreign.metadata.get("cfg", "null")), "model": content}
         except ValueError as e:
             raise CheckpointError(f"{foreign.path}: the cfg in its metadata is no JSON ({e})") from e
     if not isinstance(content, dict) or "model" not in content:
@@ -154,16 +154,23 @@ def read_wav2clip(foreign: Foreign) -> Released:
     return Released(layout="wav2clip", config=Wav2clipConfig(standardize=True), weights=weights, ignored=ignored)
 
 
+def likely_kind(foreign: Foreign) -> str | None:
+    """Return whose weights a file seems to hold, for whoever asked for others; None: nobody's that we know."""
+    content = foreign.content
+    parts = content if isinstance(content, dict) else {}
+    inner = next(
+        (parts[name] for name in ("model", "learnable", "state_dict") if isinstance(parts.get(name), dict)), {}
+    )
+    names = [str(name) for name in (*parts, *inner)]
+    signs = {"unit_encoder.": "speechlm", "mask_emb": "hubert", "imgencoder.": "brivl", WAV2CLIP_ENCODER: "wav2clip"}
+    return next((kind for sign, kind in signs.items() if any(sign in name for name in names)), None)
+
+
 def without_module(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """Return the tensors without the prefix that PyTorch's data-parallel wrappers give to all names."""
     if not all(name.startswith("module.") for name in tensors):
         return tensors
     return {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
-
-
-def shapes_of(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
-    """Return each tensor's shape."""
-    return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
 
 
 def some(names: Any) -> str:

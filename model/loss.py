@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, log_softmax, normalize
 
+from ..shards.checks import check_numbers, check_whole
 from .heads import DROPOUT, HIDDEN
 
 
@@ -45,15 +46,9 @@ class LossConfig:
 
     def __post_init__(self) -> None:
         """Refuse values that cannot be meant."""
-        for name, least, most, kind in (
-            ("queue_size", 0, 1 << 24, int), ("momentum", 0, 1, float), ("temperature", 1e-4, 100, float),
-            ("max_scale", 1e-2, 1e4, float), ("topk", 0, self.queue_size, int), ("hidden", 1, 1 << 16, int),
-            ("dropout", 0, 0.99, float),
-        ):  # fmt: skip
-            value = getattr(self, name)
-            if not isinstance(value, int | kind) or not least <= value <= most:
-                what = "a whole number from " if kind is int else ""
-                raise ValueError(f"{name} is {value!r}, want {what}{least} to {most}")
+        check_whole(self, queue_size=(0, 1 << 24), hidden=(1, 1 << 16))
+        check_whole(self, topk=(0, self.queue_size))
+        check_numbers(self, momentum=(0, 1), temperature=(1e-4, 100), max_scale=(1e-2, 1e4), dropout=(0, 0.99))
         if self.reduction not in ("sum", "mean"):
             raise ValueError(f"reduction is {self.reduction!r}, want 'sum' or 'mean'")
         if not self.in_batch and not self.queue_size:

@@ -4,11 +4,14 @@ A value is JSON where it reads as JSON, and text otherwise; it must be of the ki
 """
 
 import difflib
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import fields, is_dataclass
 from typing import Any, get_args, get_origin, get_type_hints
 
+from ..shards.checks import parse_json
+
+ALIKE = 0.6
+"""Share of letters in common from which one name may be meant for another (difflib's own choice)."""
 KINDS = {
     bool: "true or false",
     int: "a whole number",
@@ -31,7 +34,7 @@ def read_settings(pairs: Iterable[str]) -> dict[str, Any]:
         if not name or not equals or not text:
             raise ValueError(f"--set {pair}: want NAME=VALUE, as in --set num_mels=64")
         try:
-            settings[name] = json.loads(text)
+            settings[name] = parse_json(text)
         except ValueError:
             settings[name] = text
     return settings
@@ -77,9 +80,13 @@ def check_kind(name: str, value: Any, kinds: tuple[type, ...]) -> Any:
 def unknown_option(name: str, known: Iterable[str]) -> ValueError:
     """Return the error of a name that is no option, with those that are spelt like it."""
     known = sorted(known)
-    tails = {k.rpartition(".")[2]: k for k in known}
-    near = difflib.get_close_matches(name, known, n=3) or [
-        tails[match] for match in difflib.get_close_matches(name.rpartition(".")[2], tails, n=3)
-    ]
+    last = name.rpartition(".")[2]
+    likeness = {k: max(_alike(name, k), _alike(last, k.rpartition(".")[2])) for k in known}
+    best = max(likeness.values(), default=0)
+    near = [k for k in sorted(known, key=lambda k: -likeness[k]) if likeness[k] >= max(ALIKE, best - 0.1)][:3]
     hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(known)}"
     return ValueError(f"there is no option {name!r}; {hint}")
+
+
+def _alike(first: str, second: str) -> float:
+    return difflib.SequenceMatcher(None, first, second).ratio()

@@ -9,10 +9,13 @@ from dataclasses import asdict, dataclass
 from math import prod
 from typing import Any
 
+from ..shards.checks import check_numbers, check_whole
 from .errors import CheckpointError
 
 CONV_LAYERS = ((512, 10, 5), *[(512, 3, 2)] * 4, *[(512, 2, 2)] * 2)
 """Channels, kernel and stride of the front end: 400 samples make the first frame, 320 every further one."""
+MAX_WIDTH, MAX_LAYERS, MAX_ROWS = 1 << 16, 256, 1 << 24
+"""Of any network: beyond them a configuration is damaged or hostile. Large has 4096, 12 and 3000."""
 PADDING = 1
 """The unit that means padding, in every vocabulary of fairseq."""
 Shapes = Mapping[str, tuple[int, ...]]
@@ -70,8 +73,10 @@ class SpeechLMConfig:
         object.__setattr__(self, "conv_layers", tuple(tuple(layer) for layer in self.conv_layers))
         object.__setattr__(self, "label_classes", tuple(self.label_classes))
         self._check_numbers()
-        if not self.conv_layers or any(len(layer) != 3 or min(layer) < 1 for layer in self.conv_layers):
+        if not 0 < len(self.conv_layers) <= MAX_LAYERS or not all(map(_is_convolution, self.conv_layers)):
             raise ValueError(f"conv_layers is {self.conv_layers}, want (channels, kernel, stride) of each layer")
+        if len(self.label_classes) > MAX_LAYERS or not all(_is_count(n, MAX_ROWS) for n in self.label_classes):
+            raise ValueError(f"label_classes is {self.label_classes}, want a number of classes for each head")
         if self.conv_norm not in ("group", "layer"):
             raise ValueError(f"conv_norm is {self.conv_norm!r}, want 'group' or 'layer'")
         for name in ("heads", "conv_pos_groups"):
@@ -79,18 +84,17 @@ class SpeechLMConfig:
                 raise ValueError(f"{name} is {getattr(self, name)}, want a divisor of dim, {self.dim}")
 
     def _check_numbers(self) -> None:
-        counts = ("dim", "ffn_dim", "heads", "speech_layers", "shared_layers", "conv_pos", "conv_pos_groups",
-                  "max_distance", "positions", "mask_length", "final_dim", "ctc_kernel")  # fmt: skip
-        for name in (*counts, "vocabulary", "final_projections", "ctc_classes"):
-            least = 1 if name in counts else 0
-            value = getattr(self, name)
-            if not isinstance(value, int) or value < least:
-                raise ValueError(f"{name} is {value!r}, want a whole number of at least {least}")
-        for name in ("dropout", "attention_dropout", "activation_dropout", "input_dropout", "layerdrop",
-                     "feature_grad_mult", "mask_prob"):  # fmt: skip
-            value = getattr(self, name)
-            if not isinstance(value, int | float) or not 0 <= value <= 1:
-                raise ValueError(f"{name} is {value!r}, want a number from 0 to 1")
+        check_whole(
+            self, dim=(1, MAX_WIDTH), ffn_dim=(1, MAX_WIDTH), heads=(1, MAX_WIDTH), speech_layers=(1, MAX_LAYERS),
+            shared_layers=(1, MAX_LAYERS), conv_pos=(1, MAX_WIDTH), conv_pos_groups=(1, MAX_WIDTH),
+            max_distance=(1, MAX_WIDTH), positions=(1, MAX_ROWS), mask_length=(1, MAX_ROWS), final_dim=(1, MAX_WIDTH),
+            ctc_kernel=(1, MAX_WIDTH), vocabulary=(0, MAX_ROWS), final_projections=(0, MAX_LAYERS),
+            ctc_classes=(0, MAX_ROWS),
+        )  # fmt: skip
+        check_numbers(
+            self, dropout=(0, 1), attention_dropout=(0, 1), activation_dropout=(0, 1), input_dropout=(0, 1),
+            layerdrop=(0, 1), feature_grad_mult=(0, 1), mask_prob=(0, 1),
+        )  # fmt: skip
 
     @property
     def num_layers(self) -> int:
@@ -148,6 +152,14 @@ class SpeechLMConfig:
                     f"the checkpoint says {theirs} {model[theirs]}, its tensors say {getattr(found, name)}"
                 )
         return found
+
+
+def _is_count(value: Any, most: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 < value <= most
+
+
+def _is_convolution(layer: tuple[Any, ...]) -> bool:
+    return len(layer) == 3 and all(_is_count(number, MAX_WIDTH) for number in layer)
 
 
 def _refuse_others(model: Mapping[str, Any]) -> None:

@@ -15,9 +15,11 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from ..shards import SAMPLE_RATE
+from ..shards.checks import check_numbers, check_whole
+from .errors import CheckpointError
+from .imported import load_imported, read_imported
 from .pooling import PoolingHead
 from .speechlm import SPEECHLM_BASE, SPEECHLM_LARGE, SpeechLM, SpeechLMConfig
-from .speechlm_folder import load_speechlm_weights, read_speechlm_config
 
 SIZES = {"base": SPEECHLM_BASE, "large": SPEECHLM_LARGE}
 NETWORK_OPTIONS = tuple(f.name for f in fields(SpeechLMConfig))
@@ -55,15 +57,11 @@ class SpeechlmTowerConfig:
             raise ValueError(f"size is {self.size!r}, want {' or '.join(map(repr, SIZES))}")
         network = self._network()
         object.__setattr__(self, "network", network.as_dict())
-        for name, least, most, kind in (
-            ("clip_s", network.min_samples / SAMPLE_RATE, 60, int | float), ("head_layers", 1, 100, int),
-            ("head_heads", 1, network.dim, int), ("hidden_dim", 1, 1 << 16, int),
-            ("trained_layers", -1, network.num_layers, int),
-        ):  # fmt: skip
-            value = getattr(self, name)
-            if not isinstance(value, kind) or not least <= value <= most:
-                what = "a whole number" if kind is int else "a number"
-                raise ValueError(f"{name} is {value!r}, want {what} from {least} to {most}")
+        check_numbers(self, clip_s=(network.min_samples / SAMPLE_RATE, 60))
+        check_whole(
+            self, head_layers=(1, 100), head_heads=(1, network.dim), hidden_dim=(1, 1 << 16),
+            trained_layers=(-1, network.num_layers),
+        )  # fmt: skip
         if network.dim % self.head_heads:
             raise ValueError(f"head_heads is {self.head_heads}, want a divisor of the network's width, {network.dim}")
 
@@ -74,10 +72,10 @@ class SpeechlmTowerConfig:
         expected = SpeechLMConfig(**SIZES[self.size].as_dict() | self.network)
         if not self.weights or len(self.network) == len(NETWORK_OPTIONS):
             return expected
-        stored = read_speechlm_config(Path(self.weights))
+        stored = SpeechLMConfig(**read_imported(Path(self.weights), "speechlm").config)
         for name in ("dim", "speech_layers", "shared_layers", "pre_norm"):
             if getattr(stored, name) != getattr(expected, name):
-                raise ValueError(
+                raise CheckpointError(
                     f"{self.weights} holds a network with {name} {getattr(stored, name)}, but this tower's has "
                     f"{getattr(expected, name)}; choose the tower of its size"
                 )
@@ -88,6 +86,7 @@ class SpeechlmTower(nn.Module):
     """Sound, text, or both to an unnormalised embedding."""
 
     embed_dim = 512
+    pooling = "layers mixed, then attention, then the mean over frames"
 
     def __init__(self, config: SpeechlmTowerConfig) -> None:
         """Build the tower with random weights; `load_pretrained` brings the network's."""
@@ -111,7 +110,7 @@ class SpeechlmTower(nn.Module):
             CheckpointError: the folder is missing or damaged, or its network is another.
         """
         if self.config.weights:
-            load_speechlm_weights(self.network, Path(self.config.weights))
+            load_imported(self.network, "speechlm", Path(self.config.weights))
 
     def features(self, audio_BT: Tensor, padding_BT: Tensor | None = None) -> Tensor:
         """Return what `encode` takes: the waveform (B, T), normalised where the network asks for that."""

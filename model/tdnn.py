@@ -12,14 +12,12 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
-import torchaudio
 from torch import Tensor, nn
 
 from ..shards import SAMPLE_RATE
-from ..shards.checks import check_ranges
-from .wav2clip import MAX_MELS
+from ..shards.checks import check_numbers, check_whole
+from .wav2clip import MAX_MELS, mel_spectrogram
 
-N_FFT = 512
 FLOOR = 1e-6
 LAYERS = ((5, 1, 1), (3, 1, 2), (3, 2, 1), (3, 3, 1), (1, 1, 1))
 """Kernel, dilation and stride of each convolution: 21 columns and their neighbours, a fifth of a second at 10 ms."""
@@ -41,24 +39,22 @@ class TdnnConfig:
 
     def __post_init__(self) -> None:
         """Refuse values that make no network."""
-        check_ranges(
-            self, clip_s=(0.1, 600), hop=(16, 16_000), num_mels=(4, MAX_MELS), width=(8, 8192), dropout=(0, 0.95)
-        )
+        check_numbers(self, clip_s=(0.1, 600), dropout=(0, 0.95))
+        check_whole(self, hop=(16, 16_000), num_mels=(4, MAX_MELS), width=(8, 8192))
 
 
 class TdnnTower(nn.Module):
     """Sound to an unnormalised embedding."""
 
     embed_dim = 512
+    pooling = "mean and maximum over time"
 
     def __init__(self, config: TdnnConfig) -> None:
         """Build the tower with random weights."""
         super().__init__()
         self.num_samples = round(config.clip_s * SAMPLE_RATE)
         self.config = config
-        self.spectrogram = torchaudio.transforms.MelSpectrogram(
-            SAMPLE_RATE, n_fft=N_FFT, hop_length=config.hop, n_mels=config.num_mels
-        )
+        self.spectrogram = mel_spectrogram(config.hop, config.num_mels)
         self.norm = nn.BatchNorm1d(config.num_mels)
         widths = (config.num_mels, *[config.width] * (len(LAYERS) - 1), 2 * config.width)
         self.convolutions = nn.Sequential(

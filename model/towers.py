@@ -9,9 +9,9 @@ from typing import Any
 
 from .brivl_tower import brivl_tower
 from .clip import clip_tower
-from .errors import CheckpointError
+from .errors import CheckpointError, TowerError
 from .images import ImageTower
-from .imported import load_imported
+from .imported import load_imported, read_imported
 from .library import LITE0, lite0_tower, timm_tower
 from .speechlm_tower import SpeechlmTower, SpeechlmTowerConfig
 from .tdnn import TdnnConfig, TdnnTower
@@ -45,17 +45,23 @@ def image_tower(name: str, *, device: str = "cpu", bf16: bool = False) -> ImageT
     Raises:
         CheckpointError: the name is unknown, or the weights are missing or do not fit.
     """
+    check_image_tower(name)
     kind, _, place = name.partition(":")
-    if name in IMAGE_TOWERS:
-        tower = IMAGE_TOWERS[name]()
-    elif kind in PLACED_TOWERS and place:
-        tower = PLACED_TOWERS[kind][1](place)
-    elif kind in PLACED_TOWERS:
+    if name not in IMAGE_TOWERS and not place:
         raise CheckpointError(f"image tower {name!r} names no weights; want {kind}:{PLACED_TOWERS[kind][0]}")
-    else:
-        known = [*IMAGE_TOWERS, *(f"{kind}:{what}" for kind, (what, _) in PLACED_TOWERS.items())]
-        raise CheckpointError(f"image tower {name!r} is unknown; known: {', '.join(known)}")
+    tower = IMAGE_TOWERS[name]() if name in IMAGE_TOWERS else PLACED_TOWERS[kind][1](place)
     return tower if device == "cpu" and not bf16 else tower.place(device, bf16=bf16)
+
+
+def check_image_tower(name: str) -> None:
+    """Refuse a name that no image tower has; where its weights lie is not looked at.
+
+    Raises:
+        TowerError: the name is unknown.
+    """
+    if name not in IMAGE_TOWERS and name.partition(":")[0] not in PLACED_TOWERS:
+        known = [*IMAGE_TOWERS, *(f"{kind}:{what}" for kind, (what, _) in PLACED_TOWERS.items())]
+        raise TowerError(f"image tower {name!r} is unknown; known: {', '.join(known)}")
 
 
 def image_tower_kind(name: str) -> str:
@@ -75,20 +81,31 @@ def language_options(name: str, options: dict[str, Any]) -> dict[str, Any]:
     """Check a language tower's options and fill in its defaults.
 
     Raises:
-        CheckpointError: the tower or an option is unknown.
+        TowerError: the tower or an option is unknown, or a value is none.
+        CheckpointError: the weights that they name are missing, damaged or of another network.
     """
     if name not in LANGUAGE_TOWERS:
-        raise CheckpointError(f"language tower {name!r} is unknown; known: {', '.join(LANGUAGE_TOWERS)}")
+        raise TowerError(f"language tower {name!r} is unknown; known: {', '.join(LANGUAGE_TOWERS)}")
     try:
         return asdict(LANGUAGE_TOWERS[name][0](**options))
     except (TypeError, ValueError) as e:
-        raise CheckpointError(f"language tower {name}: {e}") from e
+        raise TowerError(f"language tower {name}: {e}") from e
 
 
 def language_tower(name: str, options: dict[str, Any]) -> LanguageTower:
     """Build a language tower with random weights."""
     config, tower = LANGUAGE_TOWERS[name]
     return tower(config(**language_options(name, options)))
+
+
+def weights_fingerprint(options: dict[str, Any]) -> str:
+    """Return the fingerprint of the imported weights that a language tower's options name; empty if they name none.
+
+    Raises:
+        CheckpointError: the folder is missing or damaged.
+    """
+    folder = options.get("weights")
+    return read_imported(Path(folder)).fingerprint if folder else ""
 
 
 def load_pretrained(tower: LanguageTower) -> None:

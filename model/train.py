@@ -24,14 +24,15 @@ from ..shards.atomic import hold_directory, is_foreign, remove_leftovers
 from ..shards.batch import Batch
 from .alarm import CollapseAlarm
 from .batches import decoded, mask, sounds_of, training_audio
-from .checkpoint import CHECKPOINT_FILE, RunState, read_state, restore, save_best, save_checkpoint
+from .checkpoint import CHECKPOINT_FILE, REMEDY, RunState, read_state, restore, save_best, save_checkpoint
 from .curves import PAGE_FILE, write_curves
 from .errors import CheckpointError, TrainError
 from .journal import METRICS_FILE, Journal, Validation, event_writer, last_validation
 from .loss import LossTerms
 from .processes import accelerated, shared
 from .schedule import parameter_groups, rate_share
-from .towers import image_tower, image_tower_kind, load_pretrained
+from .settings import flat
+from .towers import image_tower, image_tower_kind, load_pretrained, weights_fingerprint
 from .train_config import TrainConfig
 from .train_data import Progress, TrainData, fraction, prepare_data
 from .unibrivl import UniBriVL
@@ -39,6 +40,8 @@ from .validation import Validator, mean_figure
 
 SAME = ("plan_sha256", "image_fingerprint", "processes")
 """Facts in which a run that goes on must be as it was."""
+SHOWN = 5
+"""Options that a message lists."""
 log = logging.getLogger(__name__)
 
 
@@ -97,7 +100,7 @@ def is_writer() -> bool:
 @contextmanager
 def _writing(out: Path) -> Iterator[None]:
     """Create `out` and keep other writers away from it."""
-    if is_foreign(out, METRICS_FILE):
+    if is_foreign(out, METRICS_FILE) and is_foreign(out, CHECKPOINT_FILE):
         raise TrainError(f"{out} is not empty and no run; choose another --out")
     out.mkdir(parents=True, exist_ok=True)
     with hold_directory(out, wait=False) as is_ours:
@@ -117,6 +120,7 @@ def _facts(config: TrainConfig, accelerator: Accelerator) -> tuple[dict[str, Any
         "image_fingerprint": tower.fingerprint,
         "plan_sha256": read_dataset(config.shards)["plan_sha256"],
         "processes": accelerator.num_processes,
+        "weights_fingerprint": weights_fingerprint(config.tower_options),
         "made_with": {"unibrivl": __version__, "torch": str(torch.__version__), "device": kind},
     }
     return facts, tower
@@ -127,19 +131,27 @@ def _resumed(config: TrainConfig, facts: dict[str, Any]) -> RunState | None:
     if not (config.out / CHECKPOINT_FILE).exists():
         return None
     state = read_state(config.out)
-    wanted = config.stored() | {name: facts[name] for name in SAME}
-    found = state.config | {name: state.facts.get(name) for name in SAME}
-    for value in (wanted, found):  # weights may move; their fingerprint says whether they are the same
-        value["image_tower"] = image_tower_kind(str(value.get("image_tower")))
-    for name in wanted:
-        if found.get(name) != wanted[name]:
-            raise TrainError(
-                f"{config.out} holds a run with {name} {found.get(name)}, not {wanted[name]}; "
-                "give the same options to resume it, or another --out"
-            )
+    wanted, found = _identity(config.stored(), facts), _identity(state.config, state.facts)
+    names = [name for name in wanted | found if found.get(name) != wanted.get(name)]
+    if names:
+        told = ", ".join(f"{name} {found.get(name)}, not {wanted.get(name)}" for name in names[:SHOWN])
+        more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+        raise TrainError(
+            f"{config.out} holds a run with {told}{more}; give the same options to resume it, or another --out"
+        )
     if not {"reader", "best"} <= state.place.keys():
-        raise CheckpointError(f"{config.out / CHECKPOINT_FILE}: does not say where the reader stands; train again")
+        raise CheckpointError(f"{config.out / CHECKPOINT_FILE}: does not say where the reader stands; {REMEDY}")
     return state
+
+
+def _identity(stored: dict[str, Any], facts: dict[str, Any]) -> dict[str, Any]:
+    """Return by name what two runs must have in common; weights may move, and are known by their fingerprints."""
+    tower = stored["language_tower"]
+    found = {name: value for name, value in stored.items() if name != "language_tower"} | {
+        "image_tower": image_tower_kind(str(stored.get("image_tower"))), "language_tower": tower["name"],
+        "language": tower["options"] | {"weights": facts.get("weights_fingerprint", "")},
+    }  # fmt: skip
+    return flat(found) | {name: facts.get(name) for name in SAME}
 
 
 class _Trainer:
@@ -217,7 +229,9 @@ class _Trainer:
         figures = self._figures(terms)
         for what, value in (("loss", figures["loss"]), ("gradient", float(norm))):
             if not math.isfinite(value):
-                raise TrainError(f"the {what} became {value} at step {self.step}; lower --lr and start again")
+                raise TrainError(
+                    f"the {what} became {value} at step {self.step}; lower --lr and start again in another --out"
+                )
         self.optimizer.step()
         self.model.end_step()
         self.step += 1

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from ..shards.checks import check_ranges
-from .errors import CheckpointError
+from .errors import TowerError
 from .library import LITE0
 from .loss import LossConfig
 from .settings import check_kind, option_kinds, unknown_option
-from .towers import LANGUAGE_TOWERS, language_options, stored_image_tower
+from .towers import LANGUAGE_TOWERS, check_image_tower, language_options, stored_image_tower
 from .unibrivl import IN_BATCH_ONLY
 
 BEST_BY = ("mrr", "r10")
@@ -116,6 +116,7 @@ class TrainConfig:
                 f"loss.queue_size is {self.loss.queue_size}, smaller than the {step} clips of a step: they would drive "
                 "each other out; take a larger queue, none (0), or smaller batches"
             )
+        check_image_tower(self.image_tower)
         language_options(self.language_tower, self.tower_options)
 
     def stored(self) -> dict[str, Any]:
@@ -142,7 +143,7 @@ def make_config(shards: Path, out: Path, settings: Mapping[str, Any], *, preset:
 
     Raises:
         ValueError: a name or preset is unknown, or a value is not of its kind or range.
-        CheckpointError: the language tower is unknown.
+        TowerError: a tower is unknown, or an option of the language tower cannot be meant.
     """
     if preset is not None and preset not in PRESETS:
         raise ValueError(f"there is no preset {preset!r}; there are {', '.join(PRESETS)}")
@@ -173,13 +174,13 @@ def option_names(tower: str) -> dict[str, tuple[type, ...]]:
     """Return every option by its name, with the kinds of value that it takes.
 
     Raises:
-        CheckpointError: the language tower is unknown.
+        TowerError: the language tower is unknown.
     """
     ours = {f.name for f in fields(TrainConfig)} - set(ASIDE)
     names = {name: kinds for name, kinds in option_kinds(TrainConfig).items() if name in ours}
     names |= {f"loss.{name}": kinds for name, kinds in option_kinds(LossConfig).items()}
     if tower not in LANGUAGE_TOWERS:
-        raise CheckpointError(f"language tower {tower!r} is unknown; known: {', '.join(LANGUAGE_TOWERS)}")
+        raise TowerError(f"language tower {tower!r} is unknown; known: {', '.join(LANGUAGE_TOWERS)}")
     config: Any = LANGUAGE_TOWERS[tower][0]
     bound = getattr(config, "keywords", {})  # of a `partial`, which makes one tower of several out of a class
     kinds = option_kinds(getattr(config, "func", config))

@@ -168,7 +168,10 @@ class UniBriVL(nn.Module):
 
     def describe(self) -> dict[str, Any]:
         """Return what, beside the weights, decides the embedding of a sound."""
-        return {"tower": self.tower_name, "options": self.options, "pooling": "average", "output": "g(a), unit norm"}
+        options = self.options | ({"weights": ""} if "weights" in self.options else {})  # a path decides nothing
+        return {
+            "tower": self.tower_name, "options": options, "pooling": self.language.pooling, "output": "g(a), unit norm"
+        }  # fmt: skip
 
     def fingerprint(self) -> str:
         """Return a SHA-256 over all that decides the embedding of a sound."""

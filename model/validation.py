@@ -8,6 +8,7 @@ from torch.nn.functional import normalize
 
 from ..shards import ClipLoader
 from .batches import decoded, fit, sounds_of
+from .errors import TrainError
 from .journal import Validation
 from .relation import MIN_OVERLAP, related
 from .retrieval import score
@@ -30,9 +31,16 @@ class Validator:
         )  # fmt: skip
 
     def scores(self, model: UniBriVL) -> Validation:
-        """Return how well sounds find pictures and pictures sounds, beside chance; the model is left in eval mode."""
+        """Return how well sounds find pictures and pictures sounds, beside chance; the model is left in eval mode.
+
+        Raises:
+            TrainError: the model has grown beyond what numbers hold.
+        """
         model.eval()
-        scores = (self._embed(model) @ self.data.images.plain[self.data.val].T).numpy()
+        embedded_NV = self._embed(model)
+        if not embedded_NV.isfinite().all():
+            raise TrainError("embeddings of validation clips became nan; lower --lr and start again in another --out")
+        scores = (embedded_NV @ self.data.images.plain[self.data.val].T).numpy()
         spans = self.data.spans.take(self.data.val)
         relevant = related(spans, spans, min_overlap=MIN_OVERLAP)
         return {"audio_to_image": score(scores, relevant), "image_to_audio": score(scores.T, relevant)}

@@ -14,6 +14,7 @@ import torchvision
 from torch import Tensor, nn
 
 from ..shards import SAMPLE_RATE
+from ..shards.checks import check_numbers, check_whole
 
 N_FFT = 512
 MAX_MELS = 114
@@ -37,19 +38,21 @@ class Wav2clipConfig:
 
     def __post_init__(self) -> None:
         """Refuse values that make no spectrogram."""
-        for name, least, most, kind in (
-            ("clip_s", 0.1, 600, int | float), ("hop", 16, 16_000, int), ("num_mels", 0, MAX_MELS, int),
-        ):  # fmt: skip
-            value = getattr(self, name)
-            if not isinstance(value, kind) or not least <= value <= most:
-                what = "a whole number" if kind is int else "a number"
-                raise ValueError(f"{name} is {value!r}, want {what} from {least} to {most}")
+        check_numbers(self, clip_s=(0.1, 600))
+        check_whole(self, hop=(16, 16_000), num_mels=(0, MAX_MELS))
+
+
+def mel_spectrogram(hop: int, num_mels: int) -> torchaudio.transforms.MelSpectrogram:
+    """Return the front end of mel bands; torchaudio looks at its filters, which so need memory in any network."""
+    with torch.device("cpu"):
+        return torchaudio.transforms.MelSpectrogram(SAMPLE_RATE, n_fft=N_FFT, hop_length=hop, n_mels=num_mels)
 
 
 class Wav2clipTower(nn.Module):
     """Sound to an unnormalised embedding."""
 
     embed_dim = 512
+    pooling = "average"
 
     def __init__(self, config: Wav2clipConfig) -> None:
         """Build the tower with random weights."""
@@ -57,9 +60,7 @@ class Wav2clipTower(nn.Module):
         self.num_samples = round(config.clip_s * SAMPLE_RATE)
         self.config = config
         if config.num_mels:
-            self.spectrogram = torchaudio.transforms.MelSpectrogram(
-                SAMPLE_RATE, n_fft=N_FFT, hop_length=config.hop, n_mels=config.num_mels
-            )
+            self.spectrogram = mel_spectrogram(config.hop, config.num_mels)
         else:
             self.spectrogram = torchaudio.transforms.Spectrogram(n_fft=N_FFT, hop_length=config.hop)
         self.encoder = torchvision.models.resnet18(weights=None)

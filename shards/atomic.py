@@ -7,6 +7,7 @@ import fcntl
 import json
 import os
 import secrets
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -32,16 +33,28 @@ def sync_directory(directory: Path) -> None:
 def write_file(target: Path, write: Callable[[BinaryIO], object]) -> None:
     """Write `target` by calling `write` with an open binary file; leave nothing behind if it fails."""
     temporary = temporary_path(target)
+    with naming(target, temporary):
+        try:
+            with temporary.open("xb") as f:
+                write(f)
+                f.flush()
+                os.fsync(f.fileno())
+            temporary.replace(target)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+        sync_directory(target.parent)
+
+
+@contextmanager
+def naming(target: Path, temporary: Path | None = None) -> Iterator[None]:
+    """Give `target`'s name to an OSError without one, as of a full disk, and to one about its `temporary` file."""
     try:
-        with temporary.open("xb") as f:
-            write(f)
-            f.flush()
-            os.fsync(f.fileno())
-        temporary.replace(target)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
+        yield
+    except OSError as e:
+        if e.filename in (None, str(temporary)):
+            e.filename = str(target)
         raise
-    sync_directory(target.parent)
 
 
 def write_bytes(target: Path, data: bytes) -> None:
@@ -60,20 +73,23 @@ def write_json(target: Path, value: Any) -> None:
 
 
 def is_foreign(directory: Path, marker: str) -> bool:
-    """Tell whether `directory` holds something, but not the `marker` that our outputs of that kind begin with."""
+    """Tell whether `directory` is a file or holds something, but not the `marker` that our outputs begin with."""
     if not directory.exists() or (directory / marker).exists():
         return False
-    return any(TEMPORARY_MARK not in path.name for path in directory.iterdir())
+    return not directory.is_dir() or any(TEMPORARY_MARK not in path.name for path in directory.iterdir())
 
 
 def remove_leftovers(directory: Path) -> int:
-    """Delete what interrupted writes left in `directory`; return how many files that were.
+    """Delete what interrupted writes left in `directory`; return how many files and folders that were.
 
     Call it only while holding the writer's lock of that directory.
     """
     leftovers = [p for p in directory.iterdir() if p.name.startswith(".") and TEMPORARY_MARK in p.name]
     for path in leftovers:
-        path.unlink()
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
     return len(leftovers)
 
 

@@ -192,9 +192,16 @@ def test_what_is_missing_is_an_error_of_one_line(call: Call, tmp_path: Path, tin
 def test_a_setting_that_the_tower_refuses_is_explained(call: Call, tiny: Path, tmp_path: Path, setting: str) -> None:
     words = ("train", tiny / "shards", "--out", tmp_path / "run", "--batch-size", "4", "--set", setting)
     code, out, err = call(*words)
-    assert code in (1, 2) and out == ""
+    assert code == 2 and out == ""
     assert "Traceback" not in err and setting.partition("=")[0] in err
     assert not (tmp_path / "run" / "checkpoint.safetensors").exists()
+
+
+@pytest.mark.parametrize("option", ["--language-tower", "--image-tower"])
+def test_a_tower_that_there_is_not_is_a_mistake_of_usage(call: Call, tmp_path: Path, option: str) -> None:
+    code, out, err = call("train", "shards", "--out", tmp_path / "run", option, "bert")
+    assert (code, out) == (2, "") and "tower 'bert' is unknown; known: " in err
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_full_disk_says_what_to_do(call: Call, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

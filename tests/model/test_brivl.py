@@ -244,7 +244,7 @@ def test_full_size_has_the_published_parameters(
         ({"whole": "middle"}, "whole is 'middle', want 'first' or 'last'"),
         ({"conv": 1}, "conv is 1, want true or false"),
         ({"depth_multiplier": 0.1}, "both, or neither"),
-        ({"depth_multiplier": "0.1"}, "depth_multiplier is '0.1', want a number"),
+        ({"depth_multiplier": "0.1"}, "depth_multiplier is '0.1', want 0.01 to 10"),
         ({"backbone": None}, "backbone is None, want a name in timm"),
     ],
 )

@@ -153,7 +153,7 @@ def test_missing_and_damaged_files_are_named(tmp_path: Path, what: str) -> None:
     messages = {
         "folder": "nowhere: there is no such folder", "config": "has no config.json",
         "json": r"config\.json: not readable", "list": "format None of kind None",
-        "weights": r"weights\.safetensors: there is no such file", "bytes": r"weights\.safetensors: damaged",
+        "weights": r"weights\.safetensors: cannot be read", "bytes": r"weights\.safetensors: is no checkpoint",
     }  # fmt: skip
     with pytest.raises(CheckpointError, match=messages[what]):
         image_tower(f"brivl-b5:{place}")

@@ -1,8 +1,10 @@
 """A run's one file: what goes in comes out, and what is not it is refused in one line."""
 
 import json
+import resource
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -163,6 +165,10 @@ def test_another_format_is_refused(saved: tuple[Path, UniBriVL, torch.optim.Opti
     "metadata",
     [
         {"format": ""}, {"config": ""}, {"config": "{"}, {"step": "many"}, {"config": "{}"}, {"config": "[]"},
+        {"step": "-1"}, {"step": "10"}, {"step": "Infinity"}, {"config": "[" * 100_000},
+        {"facts": '{"image_dim": 0}'}, {"facts": '{"image_dim": -1}'}, {"facts": '{"image_dim": 1e400}'},
+        {"facts": '{"image_dim": 100000000000}'}, {"facts": "[6]"}, {"place": "5"}, {"place": '{"reader": 5}'},
+        {"place": '{"best": 5}'}, {"place": '{"best": {"mrr": 1}}'}, {"place": '{"best": {"step": 1, "mrr": "x"}}'},
         {"facts": "{}"}, {"facts": '{"image_dim": [6], "image_fingerprint": "c"}'},
         {"config": '{"language_tower": {"name": "tiny"}, "image_tower": "colours"}'},
     ],
@@ -188,6 +194,32 @@ def test_tensors_that_do_not_fit_are_refused(saved: tuple[Path, UniBriVL, torch.
     rewrite(run, tensors)
     message = refused(run)
     assert "does not fit the model" in message and ("extra" if change == "superfluous" else "g.0.weight") in message
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"loss": {"hidden": 1 << 16}},
+        {"language_tower": {"name": "tdnn", "options": {"width": 8192}}},
+        {"language_tower": {"name": "speechlm-base", "options": {"network": {"dim": 1 << 16, "ffn_dim": 1 << 16}}}},
+        {"language_tower": {"name": "speechlm-large", "options": {"network": {"vocabulary": 1 << 24}}}},
+    ],
+)
+def test_a_configuration_that_claims_any_size_takes_no_memory(
+    saved: tuple[Path, UniBriVL, torch.optim.Optimizer], changed: dict[str, Any]
+) -> None:
+    """Of the last two no machine has the memory; of all, none is taken."""
+    run = saved[0]
+    rewrite(run, config=json.dumps(read_state(run).config | changed))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert "does not fit the model" in refused(run)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000  # KB
+
+
+def test_a_damaged_checkpoint_says_what_helps(saved: tuple[Path, UniBriVL, torch.optim.Optimizer]) -> None:
+    """To train again alone would meet the same file."""
+    (saved[0] / CHECKPOINT_FILE).write_bytes(b"x")
+    assert refused(saved[0]).endswith("put a copy in its place, or delete it and train again")
 
 
 def test_a_run_without_its_optimiser_does_not_go_on(saved: tuple[Path, UniBriVL, torch.optim.Optimizer]) -> None:

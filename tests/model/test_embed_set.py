@@ -57,6 +57,18 @@ def test_finished_files_are_left_alone_and_others_made_again(config: EmbedConfig
     assert not list(config.out.rglob(".*"))
 
 
+@pytest.mark.parametrize("share", [0.2, 0.4, 0.6, 0.8])
+def test_a_file_that_was_damaged_since_is_made_again(config: EmbedConfig, share: float) -> None:
+    part = dataclasses.replace(config, split="test")
+    embed_set(part)
+    (path,) = files(config)
+    whole = path.read_bytes()
+    at = round(share * len(whole))
+    path.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
+    assert embed_set(part).made == 1
+    assert path.read_bytes() == whole
+
+
 def test_another_checkpoint_makes_other_files(config: EmbedConfig) -> None:
     part = dataclasses.replace(config, split="test")
     assert embed_set(part).clips == 6

@@ -12,6 +12,7 @@ from unibrivl.model import train as train_module
 from unibrivl.model.curves import PAGE_FILE
 from unibrivl.model.errors import TrainError
 from unibrivl.model.grid import GRID_FILE, Point, read_grid, run_grid
+from unibrivl.model.journal import METRICS_FILE
 from unibrivl.model.train import train
 from unibrivl.model.train_config import TrainConfig
 
@@ -49,7 +50,10 @@ def test_points_may_be_listed(tmp_path: Path) -> None:
     ("name", "text", "words"),
     [
         ("g.json", "{", "is no JSON"), ("g.toml", "= 3", "is no TOML"), ("g.json", "[]", "want settings with lists"),
-        ("g.json", "{}", "want settings with lists"), ("g.json", '{"lr": 1e-3}', r"lr is 0.001, want a list of values"),
+        ("g.json", "{}", "want settings with lists"), ("g.json", "[" * 100_000, "is no JSON"),
+        ("g.json", '{"lr": [1e-3], "lr": [1e-4]}', "is no JSON.*lr stands there twice"),
+        ("g.toml", "a = " + "[" * 100_000, "is no TOML"),
+        ("g.json", '{"lr": 1e-3}', r"lr is 0.001, want a list of values"),
         ("g.json", '{"lr": []}', "want a list of values"), ("g.json", '{"points": [3]}', "`points` must be a list"),
         ("g.json", json.dumps({name: list(range(30)) for name in "abc"}), "27,000 combinations, more than"),
     ],
@@ -101,6 +105,15 @@ def test_a_grid_goes_on_where_it_was(config: TrainConfig) -> None:
     found = run_grid(config, points, count)
     assert again == [1e-3, 1e-4] and {point.state for point in found} == {"done"}
     assert run_grid(config, points, count) == found and len(again) == 2
+
+
+def test_a_finished_run_without_its_log_is_done_all_the_same(config: TrainConfig) -> None:
+    points: list[dict[str, Any]] = [{"lr": 1e-3}]
+    (found,) = run_grid(config, points, train)
+    assert found.validation is not None
+    (config.out / found.name / METRICS_FILE).write_text("damaged\n")
+    (again,) = run_grid(config, points, train)
+    assert (again.state, again.step, again.steps, again.validation) == ("done", found.step, found.steps, None)
 
 
 def test_a_run_that_fails_does_not_stop_the_others(config: TrainConfig) -> None:

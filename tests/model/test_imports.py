@@ -2,6 +2,9 @@
 
 import hashlib
 import json
+import re
+import resource
+import subprocess
 import sys
 import types
 from collections import OrderedDict
@@ -22,12 +25,13 @@ from torch import Tensor
 from unibrivl.model import imported
 from unibrivl.model.brivl_tower import brivl_tower
 from unibrivl.model.errors import CheckpointError
-from unibrivl.model.imported import CONFIG_FILE, WEIGHTS_FILE, read_imported
+from unibrivl.model.imported import CONFIG_FILE, WEIGHTS_FILE, load_imported, read_imported
 from unibrivl.model.imports import ImportConfig, import_weights
 from unibrivl.model.info import describe_folder
-from unibrivl.model.speechlm_folder import load_speechlm
+from unibrivl.model.speechlm import SpeechLM, SpeechLMConfig
 from unibrivl.model.towers import language_tower, load_pretrained
 from unibrivl.model.wav2clip import Wav2clipConfig, Wav2clipTower
+from unibrivl.shards.atomic import hold_directory, temporary_path
 
 Shapes = dict[str, tuple[int, ...]]
 TINY = {"dim": 32, "ffn": 64, "heads": 4, "layers": 2, "channels": 16, "positions": 50, "final": 8}
@@ -131,6 +135,13 @@ def save_speechlm(path: Path, sizes: dict[str, int], *, pre_norm: bool, vocabula
 
 def bring(kind: str, file: Path, out: Path | None) -> Any:
     return import_weights(ImportConfig(kind=kind, file=file, out=out))
+
+
+def load_speechlm(folder: Path) -> SpeechLM:
+    """Return an imported network."""
+    network = SpeechLM(SpeechLMConfig(**read_imported(folder, "speechlm").config)).eval()
+    load_imported(network, "speechlm", folder)
+    return network
 
 
 def refused(kind: str, file: Path, out: Path) -> str:
@@ -461,7 +472,7 @@ def test_hubert_as_speechlm_is_told_the_way(tmp_path: Path) -> None:
 
 def test_weights_that_claim_too_much_are_refused(tmp_path: Path) -> None:
     """A file of 1 MB can claim any number of values, since all of them may be one."""
-    sizes = BASE | {"dim": 1 << 16, "ffn": 1 << 18, "heads": 64}
+    sizes = BASE | {"dim": 1 << 15, "ffn": 1 << 16, "heads": 64}
     file = tmp_path / "a.pt"
     save_speechlm(file, sizes, pre_norm=False, vocabulary=0, cheap=True)
     assert "claims more than 16 GiB" in refused("speechlm", file, tmp_path / "out")
@@ -512,6 +523,63 @@ def test_a_failed_write_leaves_the_earlier_import(
     assert sorted(tmp_path.iterdir()) == sorted([out, wav2clip])
 
 
+DIES_WHILE_WRITING = """
+import os, sys
+from pathlib import Path
+from unibrivl.model import imported, imports
+imported.canonical_json = lambda value: os._exit(9)
+imports.import_weights(imports.ImportConfig(kind="wav2clip", file=Path(sys.argv[1]), out=Path(sys.argv[2])))
+"""
+
+
+def test_what_killed_imports_left_goes_with_the_next_and_what_is_at_work_stays(wav2clip: Path, tmp_path: Path) -> None:
+    out = tmp_path / "towers" / "a[b]"
+    done = subprocess.run([sys.executable, "-c", DIES_WHILE_WRITING, wav2clip, out], check=False)
+    assert done.returncode == 9 and [path.suffix for path in out.parent.iterdir()] != []
+    at_work, others = temporary_path(out), temporary_path(out.with_name("other"))
+    at_work.mkdir()
+    others.mkdir()
+    with hold_directory(at_work, wait=False):
+        bring("wav2clip", wav2clip, out)
+    assert sorted(out.parent.iterdir()) == sorted([out, at_work, others])
+    bring("wav2clip", wav2clip, out)
+    assert sorted(out.parent.iterdir()) == sorted([out, others])
+
+
+def test_a_full_disk_leaves_the_earlier_import_and_is_one_line(wav2clip: Path, tmp_path: Path) -> None:
+    """A limit on the size of files stands for the disk: both fail the writing in the middle."""
+    out = tmp_path / "out"
+    bring("wav2clip", wav2clip, out)
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    limits = (1_000_000, resource.getrlimit(resource.RLIMIT_FSIZE)[1])
+    done = subprocess.run(
+        [sys.executable, "-m", "unibrivl", "model", "import", "wav2clip", wav2clip, "--out", out],
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, limits), capture_output=True, text=True,
+        check=False,
+    )  # fmt: skip
+    assert done.returncode == 1 and re.fullmatch(rf"error: {out}: cannot be written .*make room.*\n", done.stderr)
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+    assert sorted(tmp_path.iterdir()) == sorted([out, wav2clip])
+
+
+def test_weights_of_others_are_told_whose_they_may_be(wav2clip: Path, tmp_path: Path) -> None:
+    save_speechlm(tmp_path / "speechlm.pt", TINY, pre_norm=False, vocabulary=0)
+    save_brivl(tmp_path / "brivl.pth", "tiny", 128, form="b5", cheap=True)
+    save_brivl(tmp_path / "brivl7.pth", "tiny", 128, form="b7", cheap=True)
+    files = {"speechlm.pt": "speechlm", "brivl.pth": "brivl", "brivl7.pth": "brivl", wav2clip.name: "wav2clip"}
+    for name, kind in files.items():
+        for asked in ("speechlm", "brivl", "wav2clip"):
+            if asked != kind:
+                told = refused(asked, tmp_path / name, tmp_path / "out")
+                assert told.endswith(f"; it may be of {kind}: unibrivl model import {kind} {tmp_path / name}"), told
+
+
+@pytest.mark.parametrize("image_px", [0, 32, 4097, 10**9])
+def test_a_side_that_no_input_has_is_a_mistake_of_usage(image_px: int, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=f"image_px is {image_px}, want a whole number from 33 to 4096"):
+        ImportConfig(kind="brivl", file=tmp_path / "a.pth", out=None, image_px=image_px)
+
+
 def test_info_tells_what_was_imported(wav2clip: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     report = bring("wav2clip", wav2clip, out)
@@ -536,6 +604,8 @@ def test_info_tells_what_a_run_is(run: Path) -> None:
         (lambda folder: (folder / CONFIG_FILE).write_text("{"), "describes no imported network"),
         (lambda folder: (folder / CONFIG_FILE).write_text('{"format": 2, "kind": "brivl"}'), "format 2"),
         (lambda folder: (folder / CONFIG_FILE).write_text("[]"), "describes no imported network"),
+        (lambda folder: (folder / CONFIG_FILE).write_text("[" * 100_000), "describes no imported network"),
+        (lambda folder: save_file({"a": torch.ones(2)}, folder / WEIGHTS_FILE), "does not fit the model"),
         (lambda folder: (folder / WEIGHTS_FILE).unlink(), "missing or damaged"),
         (lambda folder: (folder / WEIGHTS_FILE).write_bytes(b"\x00" * 20), "missing or damaged"),
     ],

@@ -28,7 +28,22 @@ def test_later_steps_are_forgotten(tmp_path: Path) -> None:
     assert last_validation(tmp_path) is None
 
 
-@pytest.mark.parametrize("torn", ["", "{", '{"step"', '{"step": 6, "lo', '{"step": "x"}', "null", "[1]"])
+@pytest.mark.parametrize(
+    "torn",
+    [
+        "",
+        "{",
+        '{"step"',
+        '{"step": 6, "lo',
+        '{"step": "x"}',
+        "null",
+        "[1]",
+        '{"step": 1e400}',
+        '{"step": 5, "validation": 3}',
+        '{"step": 5, "validation": {"audio_to_image": {"mrr": 1}}}',
+        '{"step": 5, "deep": ' + "[" * 100_000,
+    ],
+)
 def test_a_torn_line_is_no_entry(tmp_path: Path, torn: str) -> None:
     write(tmp_path, range(1, 6))
     with (tmp_path / METRICS_FILE).open("a") as f:
@@ -40,6 +55,17 @@ def test_a_torn_line_is_no_entry(tmp_path: Path, torn: str) -> None:
     assert [json.loads(line)["step"] for line in (tmp_path / METRICS_FILE).read_text().splitlines()] == [
         1, 2, 3, 4, 5, 5, 6, 7, 7,
     ]  # fmt: skip
+
+
+def test_a_line_that_a_disk_damaged_is_left_out_and_the_others_stay(tmp_path: Path) -> None:
+    write(tmp_path, range(1, 6))
+    path = tmp_path / METRICS_FILE
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join([lines[0], b"\xff\xfe\x00" + lines[1][3:], *lines[2:]]))
+    assert [entry["step"] for entry in read_metrics(tmp_path)] == [1, 3, 4, 5, 5]
+    assert last_validation(tmp_path) is not None
+    Journal(tmp_path, step=4, tensorboard=False)
+    assert path.read_bytes() == b"".join([lines[0], *lines[2:4]])
 
 
 def test_no_run_has_no_entries(tmp_path: Path) -> None:

@@ -171,7 +171,7 @@ def test_the_same_weights_elsewhere_are_the_same_tower(small: torch.nn.Module, t
         (f"{SMALL}:", "want timm:NAME:FILE"),
         ("test_vitt:x.pth", "has no such model; near it: test_vit"),
         ("hf-hub:x.pth", "has no such model"),
-        (f"{SMALL}:/no/such/file.pth", "/no/such/file.pth: there is no such file"),
+        (f"{SMALL}:/no/such/file.pth", "/no/such/file.pth: cannot be read"),
     ],
 )
 def test_what_names_no_backbone_or_file_is_refused(place: str, message: str) -> None:

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from unibrivl.model.settings import check_kind, flat, option_kinds, read_settings, unknown_option
+from unibrivl.model.train_config import option_names
 
 NAMES = st.from_regex(r"[a-z_]{1,8}(\.[a-z_]{1,8})?", fullmatch=True)
 
@@ -76,3 +77,17 @@ def test_values_of_another_kind_are_refused(name: str, value: Any, want: str) ->
 def test_a_misspelt_name_gets_a_hint(given_name: str, hint: str) -> None:
     with pytest.raises(ValueError, match=f"no option '{given_name}'; {hint}"):
         raise unknown_option(given_name, ["lr", "loss.queue_size"])
+
+
+@pytest.mark.parametrize(
+    ("given_name", "meant"),
+    [("clipp_s", "language.clip_s"), ("num_mel", "language.num_mels"), ("batchsize", "batch_size"),
+     ("loss.queuesize", "loss.queue_size"), ("temperature", "loss.temperature"), ("epoch", "epochs")],
+)  # fmt: skip
+def test_the_nearest_of_all_options_comes_first(given_name: str, meant: str) -> None:
+    message = str(unknown_option(given_name, option_names("wav2clip")))
+    assert message.startswith(f"there is no option {given_name!r}; did you mean {meant}")
+
+
+def test_a_value_nested_without_end_is_text() -> None:
+    assert isinstance(read_settings(["lr=" + "[" * 100_000])["lr"], str)

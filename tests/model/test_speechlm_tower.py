@@ -14,14 +14,15 @@ from torch.nn.functional import normalize
 
 from unibrivl.model import towers
 from unibrivl.model.checkpoint import CHECKPOINT_FILE, load_model
-from unibrivl.model.errors import CheckpointError
+from unibrivl.model.errors import CheckpointError, TrainError
+from unibrivl.model.imported import load_imported, read_imported
 from unibrivl.model.library import fingerprint
 from unibrivl.model.speechlm import SPEECHLM_BASE, SPEECHLM_LARGE, SpeechLM, SpeechLMConfig
-from unibrivl.model.speechlm_folder import load_speechlm, read_speechlm_config
 from unibrivl.model.speechlm_tower import SpeechlmTower, SpeechlmTowerConfig
 from unibrivl.model.towers import language_options, language_tower
 from unibrivl.model.train import train
 from unibrivl.model.train_config import TrainConfig
+from unibrivl.model.unibrivl import UniBriVL
 
 TINY: dict[str, Any] = {
     "conv_layers": [[8, 10, 5], [8, 3, 2], [8, 2, 2], [8, 8, 8]], "dim": 16, "ffn_dim": 24, "heads": 2,
@@ -162,7 +163,7 @@ def test_the_towers_are_known_by_name() -> None:
     ("options", "words"),
     [
         ({"size": "huge"}, "size is 'huge', want 'base' or 'large'"),
-        ({"clip_s": 0.01}, r"clip_s is 0.01, want a number from 0.025 to 60"),
+        ({"clip_s": 0.01}, r"clip_s is 0.01, want 0.025 to 60"),
         ({"clip_s": 61}, "clip_s is 61"),
         ({"clip_s": "10"}, "clip_s is '10'"),
         ({"trained_layers": 13}, "trained_layers is 13, want a whole number from -1 to 12"),
@@ -180,6 +181,13 @@ def test_options_that_make_no_tower_are_refused(options: dict[str, Any], words: 
         language_options("speechlm-base", options)
 
 
+def load_network(folder: Path) -> SpeechLM:
+    """Return an imported network."""
+    network = SpeechLM(SpeechLMConfig(**read_imported(folder, "speechlm").config)).eval()
+    load_imported(network, "speechlm", folder)
+    return network
+
+
 def test_imported_weights_are_where_training_starts(imported: Path) -> None:
     config = SpeechlmTowerConfig(**(OPTIONS | {"weights": str(imported), "network": LARGE | {"mask_prob": 0.3}}))
     assert config.network["mask_prob"] == 0.3 and config.network["normalize"] is True
@@ -188,9 +196,9 @@ def test_imported_weights_are_where_training_starts(imported: Path) -> None:
     assert not torch.equal(tower.network.state_dict()["mask_emb"], wanted["mask_emb"])
     towers.load_pretrained(tower)
     assert all(torch.equal(tensor, wanted[name]) for name, tensor in tower.network.state_dict().items())
-    network = load_speechlm(imported)
+    network = load_network(imported)
     assert not network.training and torch.equal(network.mask_emb, wanted["mask_emb"])
-    assert network.config == read_speechlm_config(imported) == SpeechLMConfig(**LARGE)
+    assert network.config == SpeechLMConfig(**LARGE)
 
 
 def test_what_the_folder_says_is_stored_with_the_options(imported: Path) -> None:
@@ -219,46 +227,51 @@ def spoil(folder: Path, change: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"format": 2}, "kind 'speechlm' of format 2, want 'speechlm' of 1; import"),
-        ({"kind": "brivl"}, "kind 'brivl' of format 1"),
-        ({"config": {"width": 1}}, "describes no SpeechLM .*width"),
-        ({"config": LARGE | {"heads": 5}}, "describes no SpeechLM .*heads is 5"),
-        ({"config": None}, "describes no SpeechLM"),
-        ({"config": LARGE | {"heads": 4}}, "norm_k.* has the shape"),
+        ({"format": 2}, "kind 'speechlm' of format 2, this program reads .*; import"),
+        ({"kind": "brivl"}, "describes no imported network"),
+        ({"config": {"width": 1}}, "describes no imported network .*width"),
+        ({"config": LARGE | {"heads": 5}}, "describes no imported network .*heads is 5"),
+        ({"config": None}, "describes no imported network"),
+        ({"config": LARGE | {"heads": 4}}, r"norm_k\.\w+ \(\d+,\), want "),
         ({"config": LARGE | {"mask_length": 7}}, r"not the weights that config\.json was written for; import"),
         ({"fingerprint": "f" * 64}, r"not the weights that config\.json was written for"),
-        ({"config": LARGE | {"ffn_dim": 25}}, r"encoder\.layers\.0\.fc1\.\w+ has the shape \(24"),
-        ({"config": LARGE | {"vocabulary": 0}}, r"has too much: unit_embed_tokens\.weight \(tensors so: 1\)"),
-        ({"config": LARGE | {"shared_layers": 3}}, r"lacks unit_encoder\.layers\.2\.fc1\.bias \(tensors so: 18\)"),
+        ({"config": LARGE | {"ffn_dim": 25}}, r"encoder\.layers\.0\.fc1\.\w+ \(24"),
+        ({"config": LARGE | {"vocabulary": 0}}, r"1 superfluous: unit_embed_tokens\.weight"),
+        ({"config": LARGE | {"vocabulary": 1 << 24}}, r"1 of another shape: unit_embed_tokens\.weight"),
+        (
+            {"config": LARGE | {"dim": 1 << 16, "ffn_dim": 1 << 16}},
+            "of another shape",
+        ),  # many times the memory there is
+        ({"config": LARGE | {"shared_layers": 3}}, r"18 missing: unit_encoder\.layers\.2\."),
     ],
 )
 def test_a_folder_that_does_not_fit_is_refused(imported: Path, change: dict[str, Any], words: str) -> None:
     spoil(imported, change)
     with pytest.raises(CheckpointError, match=words) as error:
-        load_speechlm(imported)
+        load_network(imported)
     assert "\n" not in str(error.value)
 
 
 def test_missing_damaged_and_impossible_weights_are_refused(imported: Path, tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match=r"no imported SpeechLM .*config\.json"):
-        load_speechlm(tmp_path)
+    with pytest.raises(CheckpointError, match=r"no imported network .*config\.json"):
+        load_network(tmp_path)
     path = imported / "weights.safetensors"
     tensors = load_file(path)
     save_file(tensors | {"mask_emb": tensors["mask_emb"] + 1}, path)
     with pytest.raises(CheckpointError, match=r"not the weights that config\.json was written for"):
-        load_speechlm(imported)
+        load_network(imported)
     save_file(tensors | {"mask_emb": torch.full_like(tensors["mask_emb"], float("nan"))}, path)
-    with pytest.raises(CheckpointError, match="mask_emb holds values that are no numbers"):
-        load_speechlm(imported)
+    with pytest.raises(CheckpointError, match=r"not the weights that config\.json was written for"):
+        load_network(imported)
     path.write_bytes(path.read_bytes()[:1000])
     with pytest.raises(CheckpointError, match=r"weights\.safetensors: missing or damaged"):
-        load_speechlm(imported)
+        load_network(imported)
     path.unlink()
     with pytest.raises(CheckpointError, match=r"weights\.safetensors: missing or damaged"):
-        load_speechlm(imported)
+        load_network(imported)
     (imported / "config.json").write_text("{")
-    with pytest.raises(CheckpointError, match="describes no SpeechLM"):
-        load_speechlm(imported)
+    with pytest.raises(CheckpointError, match="describes no imported network"):
+        load_network(imported)
 
 
 class Colours:
@@ -308,3 +321,43 @@ def test_a_run_trains_what_is_not_frozen_and_resumes_bit_for_bit(run_of_two: Tra
     train(again)
     ours, theirs = (load_file(config.out / CHECKPOINT_FILE) for config in (again, run_of_two))
     assert [name for name in theirs if not torch.equal(ours[name], theirs[name])] == [] and ours.keys() == theirs.keys()
+
+
+def test_weights_may_move_between_two_calls_but_not_change(run_of_two: TrainConfig, imported: Path) -> None:
+    def stop(done: int, total: int, text: str) -> None:
+        if text.startswith("loss") and done == 2:
+            raise StopError
+
+    moved = imported.with_name("moved")
+    with pytest.raises(StopError):
+        train(run_of_two, stop)
+    shutil.copytree(imported, moved)
+    other = dataclasses.replace(run_of_two, tower_options=run_of_two.tower_options | {"weights": str(moved)})
+    changed = load_file(moved / "weights.safetensors")
+    changed["mask_emb"] += 1
+    mark = fingerprint({"network": "speechlm", "config": SpeechLMConfig(**LARGE).as_dict()}, changed)
+    save_file(changed, moved / "weights.safetensors")
+    spoil(moved, {"fingerprint": mark})
+    with pytest.raises(TrainError, match=rf"holds a run with language\.weights [0-9a-f]{{64}}, not {mark}; give"):
+        train(other)
+    shutil.copytree(imported, moved, dirs_exist_ok=True)
+    shutil.rmtree(imported)
+    assert train(other).steps == 2
+
+
+def test_where_weights_lie_is_no_part_of_a_models_fingerprint(imported: Path, tmp_path: Path) -> None:
+    moved = shutil.copytree(imported, tmp_path / "moved")
+    marks = set()
+    for folder in (imported, moved):
+        torch.manual_seed(1)
+        options = OPTIONS | {"weights": str(folder), "network": LARGE}
+        marks.add(UniBriVL("speechlm-base", options, 3).fingerprint())
+    assert len(marks) == 1
+
+
+def test_a_hostile_folder_takes_no_memory(imported: Path) -> None:
+    """Options that the tower's size does not fix, each of terabytes."""
+    for change in ({"vocabulary": 1 << 24}, {"positions": 1 << 24, "ffn_dim": 1 << 16}, {"final_dim": 1 << 16}):
+        spoil(imported, {"config": LARGE | change})
+        with pytest.raises(CheckpointError, match=r"does not fit the model \(\d+ of another shape: .*"):
+            language_options("speechlm-base", {"weights": str(imported), "network": {"dim": 16}})

@@ -54,7 +54,7 @@ def test_the_front_end_is_a_log_power_spectrogram() -> None:
     "options", [{"clip_s": 0}, {"clip_s": 700}, {"clip_s": math.nan}, {"hop": 1}, {"num_mels": -1}, {"num_mels": 999}]
 )
 def test_values_that_make_no_spectrogram_are_refused(options: dict[str, float]) -> None:
-    with pytest.raises(ValueError, match="want a"):
+    with pytest.raises(ValueError, match="want "):
         Wav2clipConfig(**options)
 
 

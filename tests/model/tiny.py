@@ -24,6 +24,8 @@ class TinyConfig:
 class TinyTower(nn.Module):
     """Level in each of 16 bands of the sound, then one layer with a batch norm."""
 
+    pooling = "none"
+
     num_samples = 16_000
 
     def __init__(self, config: TinyConfig) -> None:

@@ -12,6 +12,7 @@ from unibrivl.shards import atomic
 from unibrivl.shards.atomic import (
     canonical_json,
     hold_directory,
+    is_foreign,
     remove_leftovers,
     temporary_path,
     write_bytes,
@@ -112,6 +113,35 @@ def test_a_killed_writer_leaves_a_hidden_file_that_is_cleared_away(tmp_path: Pat
     assert remove_leftovers(tmp_path) == 1
     assert names(tmp_path) == [".keep", "a.bin", "b.tmp-1"]
     assert remove_leftovers(tmp_path) == 0
+
+
+def test_folders_of_killed_writers_are_cleared_away_and_links_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "kept").mkdir()
+    (tmp_path / "kept" / "file").touch()
+    (tmp_path / ".a.tmp-1-ab" / "inner").mkdir(parents=True)
+    (tmp_path / ".b.tmp-1-ab").symlink_to("kept")
+    assert remove_leftovers(tmp_path) == 2
+    assert names(tmp_path) == ["kept"] and names(tmp_path / "kept") == ["file"]
+
+
+def test_an_error_names_the_file_that_was_to_be_written(tmp_path: Path) -> None:
+    def full(_: BinaryIO) -> None:
+        raise OSError(28, "No space left on device")
+
+    (tmp_path / "folder").mkdir()
+    for target, number, write in (("a.bin", 28, full), ("folder", 21, lambda f: f.write(b"x"))):
+        with pytest.raises(OSError) as caught:
+            write_file(tmp_path / target, write)
+        assert (caught.value.errno, caught.value.filename) == (number, str(tmp_path / target))
+    with pytest.raises(FileNotFoundError) as caught:
+        write_file(tmp_path / "a.bin", lambda f: (tmp_path / "source").read_bytes())
+    assert caught.value.filename == str(tmp_path / "source")  # another file's error stays its own
+    assert names(tmp_path) == ["folder"]
+
+
+def test_a_file_is_foreign_where_a_folder_is_wanted(tmp_path: Path) -> None:
+    (tmp_path / "list.csv").touch()
+    assert is_foreign(tmp_path / "list.csv", "marker")
 
 
 def test_temporary_names_are_hidden_beside_the_target_and_never_the_same(tmp_path: Path) -> None:
