@@ -70,7 +70,7 @@ def write_kept(generation: Generation, folder: Path) -> None:
 
 
 def contact_sheet(generation: Generation) -> bytes:
-    """Return all candidates, best first, as one PNG with rank, cosine and seed under each."""
+    """Return all candidates, best first, as one PNG with rank, cosine, prompt and seed under each."""
     shown = generation.placed[:MAX_CELLS]
     columns = min(COLUMNS, max(1, len(shown)))
     rows = -(-len(shown) // columns) or 1
@@ -83,7 +83,9 @@ def contact_sheet(generation: Generation) -> bytes:
         _draw_cell(sheet, draw, one, x, y)
         words, color = _caption(one)
         draw.text((x, y + CELL_PX + 3), words, fill=color, font=font)
-        draw.text((x, y + CELL_PX + 3 + LINE_PX), f"seed {one.tried.candidate.seed}", fill=MUTED, font=font)
+        candidate = one.tried.candidate
+        where = f"prompt {candidate.prompt}, seed {candidate.seed}"
+        draw.text((x, y + CELL_PX + 3 + LINE_PX), where, fill=MUTED, font=font)
     buffer = io.BytesIO()
     sheet.save(buffer, "PNG")
     return buffer.getvalue()
