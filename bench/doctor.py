@@ -126,7 +126,9 @@ def _desed(part: str) -> Callable[[Path], tuple[list[str], list[str], list[str]]
         whole = read_part(root, part)
         have = whole.there()
         absent = sorted(set(whole.names) - set(have.names))
-        missing = [name for name, any_there in zip(CLASSES, have.labels().any(axis=0), strict=True) if not any_there]
+        missing = [
+            name for name, any_there in zip(CLASSES, have.labels().any(axis=0).tolist(), strict=True) if not any_there
+        ]
         return list(have.names), [f"{whole.folder.relative_to(root)}/{name}" for name in absent], missing
 
     return check

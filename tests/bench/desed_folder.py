@@ -26,9 +26,9 @@ def events_of(part: str, number: int, shift: float = 0.0) -> list[tuple[float, f
 def sound_of(events: list[tuple[float, float, str]], seed: int) -> np.ndarray:
     rng = np.random.default_rng(seed)
     time = np.arange(CLIP_S * SAMPLE_RATE) / SAMPLE_RATE
-    sound = 0.01 * rng.standard_normal(len(time))
+    sound = 0.1 * rng.standard_normal(len(time))
     for onset, offset, label in events:
-        tone = 0.2 * np.sin(2 * np.pi * 200 * 1.45 ** CLASSES.index(label) * time)
+        tone = 0.02 * np.sin(2 * np.pi * 200 * 1.45 ** CLASSES.index(label) * time)
         sound += np.where((time >= onset) & (time < offset), tone, 0)
     return sound.astype(np.float32)
 
