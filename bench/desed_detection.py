@@ -82,9 +82,10 @@ class DesedConfig:
         """Return the protocol in words."""
         trained = f"probe {self.probe} on frozen embeddings, {self.labels} labels"
         way = f"zero-shot, template {self.template}" if self.is_zero_shot else trained
+        chosen = "thresholds by class" if self.is_zero_shot else "thresholds by class and epoch"
         return (
-            f"{self.subset}, windows of 1 s, {way}, thresholds by class and epoch from a tenth of {TRAIN}, "
-            f"neighbours joined, sed_eval segments of 1 s, zero for a missed class"
+            f"{self.subset}, windows of 1 s, {way}, {chosen} from a tenth of {TRAIN}, neighbours joined, "
+            "sed_eval segments of 1 s, zero for a missed class"
         )
 
 

@@ -10,6 +10,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from .desed import CLASSES, PARTS, TRAIN, WEAK_TRAIN, read_part
 from .errors import BenchError, NeedsError
 from .esc50 import list_esc50
@@ -126,9 +128,7 @@ def _desed(part: str) -> Callable[[Path], tuple[list[str], list[str], list[str]]
         whole = read_part(root, part)
         have = whole.there()
         absent = sorted(set(whole.names) - set(have.names))
-        missing = [
-            name for name, any_there in zip(CLASSES, have.labels().any(axis=0).tolist(), strict=True) if not any_there
-        ]
+        missing = [CLASSES[number] for number in np.flatnonzero(~have.labels().any(axis=0))]
         return list(have.names), [f"{whole.folder.relative_to(root)}/{name}" for name in absent], missing
 
     return check
