@@ -24,7 +24,7 @@ import pyarrow as pa
 
 from .class_metrics import random_order_ap
 from .desed import CLASSES, PARTS, SUBSETS, TRAIN, WEAK_TRAIN, Listing, read_part
-from .desed_windows import Windows, cut
+from .desed_windows import EventWindows, cut
 from .encoders import Embedder, KnownEncoder, embed, embed_items, embeds, unit
 from .errors import BenchError, NeedsError
 from .folds import TEMPLATES, check_way, class_texts
@@ -93,9 +93,9 @@ class DesedConfig:
 class Scored:
     """What windows came to."""
 
-    windows: Windows
+    windows: EventWindows
     scores_WC: np.ndarray
-    valid: Windows
+    valid: EventWindows
     valid_scores_VC: np.ndarray
     chosen: dict[str, Any] = field(default_factory=dict)
 
@@ -169,13 +169,18 @@ def drawn_tenth(listing: Listing, seed: int) -> tuple[Listing, Listing]:
 
 
 def _scores(
-    config: DesedConfig, encoder: Embedder, windows: Windows, valid: Windows, train: Listing, progress: Progress
+    config: DesedConfig,
+    encoder: Embedder,
+    windows: EventWindows,
+    valid: EventWindows,
+    train: Listing,
+    progress: Progress,
 ) -> Scored:
-    def embedded(some: Windows) -> np.ndarray:
+    def embedded(some: EventWindows) -> np.ndarray:
         def step(done: int, total: int, text: str) -> None:
             progress(done, total, f"{some.listing.part}, {text}")
 
-        items = some.items(encoder.sample_rate, is_known=isinstance(encoder, KnownEncoder))
+        items = some.embeddable(encoder.sample_rate, is_known=isinstance(encoder, KnownEncoder))
         return embed_items(encoder, "audio", items, config.cache, step)
 
     if config.is_zero_shot:
@@ -197,7 +202,7 @@ def _scores(
     return Scored(windows, probe.predict(embedded(windows)), valid, probe.predict(valid_ND), chosen)
 
 
-def _keep_apart(encoder: Embedder, windows: Windows, *others: Windows) -> None:
+def _keep_apart(encoder: Embedder, windows: EventWindows, *others: EventWindows) -> None:
     """Refuse files that are measured and also train or choose, by their contents."""
     if isinstance(encoder, KnownEncoder):
         return
@@ -260,15 +265,15 @@ def _chance(scored: Scored, seed: int) -> dict[str, Any]:
     return figures | {name: round(float(value), 6) for name, value in told.items()}
 
 
-def _macro(windows: Windows, found_WC: np.ndarray) -> float:
+def _macro(windows: EventWindows, found_WC: np.ndarray) -> float:
     return float(macro_f1(counts(windows, found_WC).sum(axis=0)))
 
 
-def _micro(windows: Windows, found_WC: np.ndarray) -> float:
+def _micro(windows: EventWindows, found_WC: np.ndarray) -> float:
     return float(macro_f1(counts(windows, found_WC).sum(axis=(0, 1))[None]))
 
 
-def _coverage(whole: Listing, windows: Windows) -> dict[str, Any]:
+def _coverage(whole: Listing, windows: EventWindows) -> dict[str, Any]:
     have = windows.truth.any(axis=0)
     return {
         "clips": len(windows.listing.names), "listed": whole.listed, "classes": int(have.sum()),
@@ -288,7 +293,7 @@ def _by_class(counts_FC3: np.ndarray) -> dict[str, Any]:
     return told
 
 
-def _predictions(windows: Windows, counts_FC3: np.ndarray, events: list[list[Any]]) -> pa.Table:
+def _predictions(windows: EventWindows, counts_FC3: np.ndarray, events: list[list[Any]]) -> pa.Table:
     hits_F, false_F, missed_F = counts_FC3.sum(axis=1).T
     told = [[[CLASSES[label], onset, offset] for onset, offset, label in own] for own in events]
     return pa.table(

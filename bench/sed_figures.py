@@ -18,9 +18,10 @@ import numpy as np
 
 from .class_metrics import auc, average_precision
 from .desed import CLASSES, Event
-from .desed_windows import WINDOW_S, Windows
+from .desed_windows import EventWindows
 from .errors import BenchError
 from .protocol import RESAMPLES, bounds
+from .windows import WINDOW_S
 
 COLLAR_S, SHARE = 0.2, 0.2
 """Of an onset, and of an offset that may also be off by this share of the event. Source: DCASE-REPO/DESED_task
@@ -51,7 +52,7 @@ def libraries() -> tuple[Any, Any]:
     return sed_eval, sed_scores_eval
 
 
-def counts(windows: Windows, found_WC: np.ndarray) -> np.ndarray:
+def counts(windows: EventWindows, found_WC: np.ndarray) -> np.ndarray:
     """Return hits, false alarms and misses of windows, int64 (F, C, 3)."""
     truth_WC = windows.truth
     outcomes = np.stack([truth_WC & found_WC, ~truth_WC & found_WC, truth_WC & ~found_WC], axis=-1)
@@ -113,7 +114,7 @@ def _best_threshold(scores_W: np.ndarray, truth_W: np.ndarray) -> float:
     return -math.inf if best == 0 else float((distinct[best - 1] + distinct[best]) / 2)
 
 
-def found_events(windows: Windows, found_WC: np.ndarray) -> list[list[Event]]:
+def found_events(windows: EventWindows, found_WC: np.ndarray) -> list[list[Event]]:
     """Return the events of each file: neighbouring windows of a class are one, which ends with the file at the last."""
     events = []
     for first, count, end in zip(windows.firsts, windows.counts, windows.ends, strict=True):
@@ -130,7 +131,7 @@ def found_events(windows: Windows, found_WC: np.ndarray) -> list[list[Event]]:
     return events
 
 
-def library_figures(windows: Windows, found: Sequence[Sequence[Event]]) -> dict[str, float | None]:
+def library_figures(windows: EventWindows, found: Sequence[Sequence[Event]]) -> dict[str, float | None]:
     """Return sed_eval's macro and micro F1 of segments of 1 s, and of events; one call a file, empty ones too."""
     sed_eval, _ = libraries()
     segments = sed_eval.sound_event.SegmentBasedMetrics(list(CLASSES), time_resolution=WINDOW_S)
@@ -164,7 +165,7 @@ def _f_measure(results: Any) -> float | None:
     return None if math.isnan(value) else round(value, 6)
 
 
-def threshold_free(windows: Windows, scores_WC: np.ndarray) -> dict[str, float]:
+def threshold_free(windows: EventWindows, scores_WC: np.ndarray) -> dict[str, float]:
     """Return PSDS of both scenarios, and the means over classes of average precision and AUC of windows."""
     truth_WC = windows.truth
     have = [c for c in range(truth_WC.shape[1]) if truth_WC[:, c].any()]
@@ -175,7 +176,7 @@ def threshold_free(windows: Windows, scores_WC: np.ndarray) -> dict[str, float]:
     return {name: round(value, 6) for name, value in told.items()}
 
 
-def _psds(windows: Windows, scores_WC: np.ndarray, have: list[int], scenario: str) -> float:
+def _psds(windows: EventWindows, scores_WC: np.ndarray, have: list[int], scenario: str) -> float:
     """Return PSDS over the classes that have events; events of a class that touch or overlap are one, as it demands."""
     _, library = libraries()
     labels = [CLASSES[c] for c in have]

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
 Fold = Annotated[list[int] | None, typer.Option(help="Only this fold, for a first look; repeat.")]
 EscData = Annotated[Path, typer.Option(help="Folder of ESC-50 or ESC-10: meta/esc50.csv or meta.csv, and audio/.")]
+Frames = Annotated[
+    bool, typer.Option("--frames", help="A probe trains on windows of 1 s; a clip is their mean probability.")
+]
 ProbeName = Annotated[str, typer.Option(help="l3, hear, or zero-shot (words, without training).")]
 Template = Annotated[str, typer.Option(help="Of zero-shot's headline: bare, laion or ensemble; all are told.")]
 
@@ -29,6 +32,7 @@ def bench_esc50(
     ] = None,
     probe: ProbeName = "l3",
     template: Template = "laion",
+    frames: Frames = False,
     fold: Fold = None,
     epochs: Annotated[int, typer.Option(help="Of wav2clip-supervised, over the clips of four folds.")] = 40,
     cache: Cache = None,
@@ -53,7 +57,7 @@ def bench_esc50(
     else:
         with usage():
             check_folds(folds, FOLDS)
-            frozen = FrozenConfig(probe=probe, template=template, seed=seed, cache=cache)
+            frozen = FrozenConfig(probe=probe, template=template, frames=frames, seed=seed, cache=cache)
         result = _frozen("esc50", lambda: list_esc50(data), tower, folds, frozen)
     tell(result, out, as_json)
 
@@ -63,6 +67,7 @@ def bench_urbansound8k(
     tower: Tower,
     probe: ProbeName = "l3",
     template: Template = "laion",
+    frames: Frames = False,
     fold: Fold = None,
     cache: Cache = None,
     seed: Seed = 0,
@@ -79,7 +84,7 @@ def bench_urbansound8k(
     with usage():
         folds = tuple(fold or FOLDS)
         check_folds(folds, FOLDS)
-        config = FrozenConfig(probe=probe, template=template, seed=seed, cache=cache)
+        config = FrozenConfig(probe=probe, template=template, frames=frames, seed=seed, cache=cache)
     tell(_frozen("urbansound8k", lambda: list_urbansound8k(data), tower, folds, config), out, as_json)
 
 
@@ -277,7 +282,7 @@ def _frozen(
     with bar(bench) as step:
         return measured_row(
             lambda: measure_frozen(bench, listing(), open_tower(tower, config.seed), folds, config, step),
-            bench, f"official folds, {config.probe}", shown_tower(tower), config.seed,
+            bench, config.protocol(), shown_tower(tower), config.seed,
         )  # fmt: skip
 
 

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from unibrivl.bench.desed import CLASSES, Event, Listing
-from unibrivl.bench.desed_windows import Windows
+from unibrivl.bench.desed_windows import EventWindows
 from unibrivl.bench.errors import BenchError
 from unibrivl.bench.sed_figures import (
     best_thresholds,
@@ -30,13 +30,13 @@ from unibrivl.bench.sed_figures import (
 DOG, CAT = CLASSES.index("Dog"), CLASSES.index("Cat")
 
 
-def windows_of(*files: list[Event], length: float = 10.0) -> Windows:
+def windows_of(*files: list[Event], length: float = 10.0) -> EventWindows:
     names = tuple(f"{number}.wav" for number in range(len(files)))
     listing = Listing("real-val", names, tuple(tuple(sorted(own)) for own in files), Path("nowhere"), len(files))
-    return Windows(listing, np.full(len(files), length))
+    return EventWindows(listing.paths, np.full(len(files), length), listing)
 
 
-def found_of(windows: Windows, *cells: tuple[int, int]) -> np.ndarray:
+def found_of(windows: EventWindows, *cells: tuple[int, int]) -> np.ndarray:
     found = np.zeros_like(windows.truth)
     for window, label in cells:
         found[window, label] = True
