@@ -51,6 +51,8 @@ def bench_esc50(
     folds = tuple(fold or FOLDS)
     if tower in (None, SUPERVISED):
         with usage():
+            if frames:
+                raise ValueError("--frames is for a probe on a frozen tower; name it with --tower")
             config = Esc50Config(data=data, folds=folds, classifier=SupervisedConfig(epochs=epochs, seed=seed))
         with bar("esc50") as step:
             result = measured_row(lambda: measure_esc50(config, step), "esc50", "official folds", SUPERVISED, seed)
