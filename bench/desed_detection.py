@@ -114,6 +114,8 @@ def measure_desed(
     _check_modalities(config, encoder)
     whole = read_part(config.data, config.subset)
     windows = cut(_present(encoder, whole))
+    if not windows.truth.any():
+        raise BenchError(f"{whole.folder}: not one event is in the files of {whole.part} that are there")
     train, valid = drawn_tenth(_present(encoder, read_part(config.data, TRAIN)), config.seed)
     if config.labels == "weak" and not config.is_zero_shot:
         train = _present(encoder, read_part(config.data, WEAK_TRAIN))
@@ -217,8 +219,6 @@ def _result(config: DesedConfig, encoder: Embedder, whole: Listing, scored: Scor
     windows = scored.windows
     found_WC = scored.scores_WC > thresholds_C
     truth_WC, events, own = windows.truth, found_events(windows, found_WC), counts(windows, found_WC)
-    if not truth_WC.any():
-        raise BenchError(f"{whole.folder}: not one event is in the files of {whole.part} that are there")
     metrics = library_figures(windows, events) | threshold_free(windows, scored.scores_WC)
     ceiling = library_figures(windows, found_events(windows, truth_WC))
     ceiling |= threshold_free(windows, truth_WC.astype(np.float64))

@@ -166,6 +166,9 @@ def test_files_that_are_missing_are_counted_and_none_is_a_row_without_a_number(d
         measure(tmp_path / "copy", "logmel", subset="real-val")
     assert caught.value.expected[0] == "audio/validation/validation/real-val-0.wav"
     assert measure(tmp_path / "copy", "oracle", subset="real-val").coverage["clips"] == 12  # it looks at none
+    shutil.copy(data / paths[-1].relative_to(tmp_path / "copy"), paths[-1])
+    with pytest.raises(BenchError, match="not one event is in the files of real-val that are there"):
+        measure(tmp_path / "copy", "logmel", subset="real-val")
 
 
 class Words:

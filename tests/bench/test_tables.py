@@ -133,6 +133,7 @@ def test_the_docs_show_the_committed_results() -> None:
         low, high = row["interval"]["accuracy"]
         figures = f"{row['metrics']['accuracy']:.3f} | {low:.3f} to {high:.3f}"
         name, probe = row["tower"], row["config"]["probe"]
+        probe += ", `--frames`" if row["config"].get("frames") else ""
         assert f"| {name} | {probe} | {figures} | [file](../bench/results/{path.name}) |" in shown, path.name
         shown.remove(f"| {name} | {probe} | {figures} | [file](../bench/results/{path.name}) |")
     assert len(shown) == 1  # the tower from random weights, with its own file
