@@ -10,6 +10,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from .desed import CLASSES, PARTS, TRAIN, WEAK_TRAIN, read_part
 from .errors import BenchError, NeedsError
 from .esc50 import list_esc50
 from .folds import FoldedSounds
@@ -120,6 +123,17 @@ def _vggsound(split: str) -> Callable[[Path], tuple[list[str], list[str], list[s
     return check
 
 
+def _desed(part: str) -> Callable[[Path], tuple[list[str], list[str], list[str]]]:
+    def check(root: Path) -> tuple[list[str], list[str], list[str]]:
+        whole = read_part(root, part)
+        have = whole.there()
+        absent = sorted(set(whole.names) - set(have.names))
+        missing = [CLASSES[number] for number in np.flatnonzero(~have.labels().any(axis=0))]
+        return list(have.names), [f"{whole.folder.relative_to(root)}/{name}" for name in absent], missing
+
+    return check
+
+
 def _listed(
     table: str, delimiter: str, column: str, folder: str, *, encoding: str = "utf-8"
 ) -> Callable[[Path], tuple[list[str], list[str], list[str]]]:
@@ -156,13 +170,15 @@ DATASETS = (
         check=_vggsound("test"),
     ),
     DataSet(name="VGGSound, train", bench="vggsound", folders=("VGGSound",), official=None, check=_vggsound("train")),
-    DataSet(
-        name="DESED, validation", bench="desed", folders=("DESED",), official=1168,
-        check=_listed("metadata/validation/validation.tsv", "\t", "filename", "audio/validation"),
-    ),
-    DataSet(
-        name="DESED, public evaluation", bench="desed", folders=("DESED",), official=692,
-        check=_listed("metadata/eval/public.tsv", "\t", "filename", "audio/eval/public"),
+    *(
+        DataSet(
+            name=f"DESED, {title}", bench="desed", folders=("DESED",), official=PARTS[part].official,
+            check=_desed(part),
+        )
+        for title, part in (
+            ("synthetic validation", "synth21-val"), ("validation", "real-val"),
+            ("public evaluation", "public-eval"), ("synthetic training", TRAIN), ("weak training", WEAK_TRAIN),
+        )
     ),
     DataSet(
         name="Clotho, evaluation", bench="clotho", folders=("Clotho",), official=1045,

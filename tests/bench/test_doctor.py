@@ -19,7 +19,7 @@ def test_an_empty_folder_names_what_each_table_needs(tmp_path: Path) -> None:
     found = by_name(tmp_path)
     assert len(found) == len(DATASETS) and {finding.status for finding in found.values()} == {"needs-data"}
     assert "meta/esc50.csv" in found["ESC-50"].note and "metadata/UrbanSound8K.csv" in found["UrbanSound8K"].note
-    assert found["DESED, public evaluation"].note == "metadata/eval/public.tsv"
+    assert found["DESED, public evaluation"].note == "metadata/eval/public.tsv, audio/eval/public/*.wav"
     with pytest.raises(BenchError, match="there is no such folder"):
         examine(tmp_path / "nothing")
 
@@ -59,6 +59,8 @@ def test_tables_of_files_are_read_in_their_layouts(tmp_path: Path) -> None:
     found = by_name(tmp_path)
     assert (found["DESED, validation"].files, found["DESED, validation"].listed) == (1, 2)
     assert found["DESED, validation"].missing == ("audio/validation/b.wav",)
+    assert "Blender" in found["DESED, validation"].missing_classes
+    assert found["DESED, synthetic training"].note.startswith("metadata/train/synthetic21_train/soundscapes.tsv")
     assert (found["Clotho, evaluation"].files, found["Clotho, evaluation"].status) == (1, "partial")
     (clotho / "clotho_captions_evaluation.csv").write_text("name\nx\n", encoding="utf-8")
     assert by_name(tmp_path)["Clotho, evaluation"].note == "clotho_captions_evaluation.csv: has no column file_name"

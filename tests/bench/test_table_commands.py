@@ -54,6 +54,8 @@ def test_what_is_not_offered_is_a_mistake_of_usage(tmp_path: Path, call: Call) -
     for words in (["--split", "random"], ["--probe", "svm"], ["--fold", "6"]):
         code, _, err = call("esc50", "--data", tmp_path, "--tower", "random", *words)
         assert code == 2, err
+    assert call("esc50", "--data", tmp_path, "--frames")[0] == 2  # nothing is frozen
+    assert call("esc50", "--data", tmp_path, "--tower", "random", "--frames", "--probe", "zero-shot")[0] == 2
     assert call("vggsound", "--data", tmp_path)[0] == 2
     assert call("vggsound-retrieval", "--data", tmp_path, "--tower", "random", "--gallery", "some")[0] == 2
 

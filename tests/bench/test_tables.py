@@ -60,6 +60,18 @@ def test_a_part_of_a_data_set_stands_alone(tmp_path: Path) -> None:
     assert tables["esc50"][0].note == "not measured" and len(tables["esc50"]) > 5
 
 
+def test_the_subsets_of_desed_stand_in_tables_of_their_own(tmp_path: Path) -> None:
+    fields: dict[str, Any] = {"bench": "desed", "metrics": {"macro_f1": 0.4}, "chance": {}, "interval": {}}
+    rows = [
+        read_row(write_row(tmp_path / f"{subset}.json", protocol=f"{subset}, windows of 1 s, probe l3", **fields))
+        for subset in ("synth21-val", "real-val")
+    ]
+    tables = table_rows(rows)
+    assert tables["desed"][0].protocol.startswith(PAPER) and tables["desed"][1].tower == "UniBriVL"
+    (own,) = tables["desed on real-val"]
+    assert own.value == 0.4 and own.protocol.startswith(MODERN)
+
+
 def test_simulated_answers_are_called_that(tmp_path: Path) -> None:
     row = read_row(write_row(tmp_path / "a.json", bench="human", more={"simulated": True}))
     assert {r.tower for r in table_rows([row])["human"]} == {"log_mel & co (simulated)"}
@@ -121,6 +133,7 @@ def test_the_docs_show_the_committed_results() -> None:
         low, high = row["interval"]["accuracy"]
         figures = f"{row['metrics']['accuracy']:.3f} | {low:.3f} to {high:.3f}"
         name, probe = row["tower"], row["config"]["probe"]
+        probe += ", `--frames`" if row["config"].get("frames") else ""
         assert f"| {name} | {probe} | {figures} | [file](../bench/results/{path.name}) |" in shown, path.name
         shown.remove(f"| {name} | {probe} | {figures} | [file](../bench/results/{path.name}) |")
     assert len(shown) == 1  # the tower from random weights, with its own file
