@@ -155,7 +155,7 @@ def bench_vggsound_retrieval(
             data=data, audio_embeddings=audio_embeddings, image_embeddings=image_embeddings, gallery=gallery,
             only=only, frames=frames, cache=cache, seed=seed,
         )  # fmt: skip
-    name = _shown(tower) if tower else "given embeddings"
+    name = shown(tower) if tower else "given embeddings"
     with bar("vggsound-retrieval") as step:
         result = _row(
             lambda: measure_vggsound_retrieval(config, _open(tower, seed) if tower else None, step),
@@ -189,7 +189,7 @@ def bench_vggsound(
         if (tower is None) == (scores is None):
             raise ValueError("tower or --scores: want exactly one of them")
         config = VggsoundConfig(data=data, scores=scores, probe=probe, cache=cache, seed=seed)
-    name = _shown(tower) if tower else "given scores"
+    name = shown(tower) if tower else "given scores"
     with bar("vggsound") as step:
         result = _row(
             lambda: measure_vggsound(config, _open(tower, seed) if tower else None, step),
@@ -287,7 +287,7 @@ def _open(tower: str, seed: int) -> "Embedder":
     return open_encoder(tower, seed=seed)
 
 
-def _shown(tower: str) -> str:
+def shown(tower: str) -> str:
     """Return a tower's name without the folders above it."""
     kind, colon, place = tower.rpartition(":")
     return f"{kind}{colon}{Path(place).name}"
@@ -301,7 +301,7 @@ def _frozen(
     with bar(bench) as step:
         return _row(
             lambda: measure_frozen(bench, listing(), _open(tower, config.seed), folds, config, step),
-            bench, f"official folds, {config.probe}", _shown(tower), config.seed,
+            bench, f"official folds, {config.probe}", shown(tower), config.seed,
         )  # fmt: skip
 
 
@@ -311,8 +311,10 @@ def _row(measure: "Callable[[], Result]", bench: str, protocol: str, tower: str,
     return measured(measure, bench=bench, protocol=protocol, tower=tower, seed=seed)
 
 
-def tell(result: "Result", out: Path | None, as_json: bool) -> None:
-    """Write and print a row; exit with 1 if weights or data are missing."""
+def tell(
+    result: "Result", out: Path | None, as_json: bool, show: Callable[[dict[str, Any]], None] | None = None
+) -> None:
+    """Write and print a row, by `show` where its figures make a table of their own; exit with 1 if it has none."""
     from .protocol import write_result
 
     if out is not None:
@@ -323,6 +325,8 @@ def tell(result: "Result", out: Path | None, as_json: bool) -> None:
     elif result.expected:
         typer.echo(f"{result.bench}, {result.tower}: {result.status}: {told.get('reason', '')}")
         typer.echo(f"expected: {', '.join(result.expected)}")
+    elif show is not None:
+        show(told)
     else:
         columns = ("figure", "value", "95 %", "chance", "ceiling")
         print_table(f"{result.bench}, {result.tower}, {result.protocol}", columns, list(_lines(told)))

@@ -28,6 +28,9 @@ HEADLINES: dict[str, tuple[str, ...]] = {
         for scoring in ("instance", "class", "class_without_self")
     ),
     "class-pictures": ("r1",),
+    "rerank": tuple(f"pool_of_{size} first" for size in (4, 8, 20)),
+    "noise-search": tuple(f"{name} {side}_above" for name in ("prune", "zero-order") for side in ("score", "judge")),
+    "volume": ("gate share", "trend as_saved score", "trend peak_safe score"),
 }
 """What a bench's table shows; of others, every figure that has an interval, or all."""
 REFERENCES = Path(__file__).with_name("references.json")
