@@ -12,12 +12,13 @@ from ..shards.console import Json, bar, print_json, print_table, usage
 from .generation_commands import GENERATION
 from .human_commands import app as human
 from .table_commands import TABLES, Out, Seed
+from .vegas_commands import bench_vegas
 
 app = typer.Typer(help="Measurements, each beside chance or a named peer.", no_args_is_help=True)
 speed = typer.Typer(help="Speed beside named peers and measured limits, in one run.", no_args_is_help=True)
 app.add_typer(speed, name="speed")
 app.add_typer(human, name="human")
-for _name, _command in (TABLES | GENERATION).items():
+for _name, _command in (TABLES | GENERATION | {"vegas": bench_vegas}).items():
     app.command(_name)(_command)
 
 Quick = Annotated[bool, typer.Option("--quick", help="Under a minute, for a first look.")]

@@ -28,6 +28,7 @@ HEADLINES: dict[str, tuple[str, ...]] = {
         for scoring in ("instance", "class", "class_without_self")
     ),
     "class-pictures": ("r1",),
+    "vegas": ("r1", "aic", "iis", "ais", "is_judge", "kid", "fid"),
     "rerank": tuple(f"pool_of_{size} first" for size in (4, 8, 20)),
     "noise-search": tuple(f"{name} {side}_above" for name in ("prune", "zero-order") for side in ("score", "judge")),
     "volume": ("gate share", "trend as_saved score", "trend peak_safe score"),
