@@ -74,7 +74,8 @@ def unbiased_mmd(first_SD: np.ndarray, second_SD: np.ndarray) -> float:
 
 
 def _kernel(first_SD: np.ndarray, second_SD: np.ndarray) -> np.ndarray:
-    return (first_SD @ second_SD.T / first_SD.shape[1] + 1) ** 3
+    raised_SS = first_SD @ second_SD.T / first_SD.shape[1] + 1
+    return raised_SS * raised_SS * raised_SS  # `** 3` takes 39 ms where this takes 1.3
 
 
 def _mean_off_diagonal(kernel_SS: np.ndarray) -> float:

@@ -13,11 +13,14 @@ from PIL import Image
 from unibrivl.bench.encoders import KnownEncoder, run_fingerprint
 from unibrivl.bench.errors import BenchError, NeedsError
 from unibrivl.bench.tables import read_row, table_rows
+from unibrivl.bench.tiny_pipeline import TinyPipelineConfig, make_tiny_pipeline
 from unibrivl.bench.vegas import VegasConfig, measure_vegas
 from unibrivl.bench.vegas_data import is_plain, pictures_of, read_clips, stays_inside
-from unibrivl.bench.vegas_figures import Figures, Judged, Models, others
+from unibrivl.bench.vegas_figures import Figures, Judged, Models, open_models, others
+from unibrivl.index.generate import generate
 from unibrivl.index.pictures import png
 
+from ..index.generating import another_run, make_config
 from .conftest import Call
 from .table_sets import VEGAS_CLASSES, write_generated, write_picture, write_vegas
 
@@ -86,8 +89,8 @@ def test_fid_is_told_of_enough_pictures() -> None:
     found.add_distances(features, features + np.array([3, 0, 0, 0]))
     assert found.metrics["fid"] == pytest.approx(9, abs=1e-6) and found.more["fid_flag"] is None
     assert found.more["kid_subset"] == 1000
-    found.add_distances(features, features[:-1])
-    assert "2,048 pictures and 2,047 frames" in found.more["fid_flag"]
+    found.add_distances(features, features[:50])
+    assert "2,048 pictures and 50 frames" in found.more["fid_flag"]
 
 
 def test_other_clips_are_others() -> None:
@@ -112,6 +115,22 @@ def test_a_model_may_judge_itself_only_by_name(config: VegasConfig) -> None:
     with pytest.raises(BenchError, match="the judge chose the pictures"):
         measure_vegas(config, Models(judge=Chooser()))
     assert measure_vegas(config, Models(judge=Colours())).coverage["short_clips"] == 1  # of `kept` only
+
+
+def test_folders_of_generate_are_judged_by_others_only(
+    config: VegasConfig, index: Path, run: Path, tmp_path: Path
+) -> None:
+    tiny = make_tiny_pipeline(TinyPipelineConfig(out=tmp_path / "tiny"))
+    made = tmp_path / "made"
+    for clip in read_clips(config.data)[:2]:
+        generate(make_config(index, clip.audio, tiny, made / clip.clip_id, n=2))
+    asked = VegasConfig(data=config.data, images=made)
+    with pytest.raises(BenchError, match="the scorer chose the pictures, so its figure is circular"):
+        measure_vegas(asked, open_models("oracle", None, str(index)))
+    (tmp_path / "other").mkdir()
+    told = measure_vegas(asked, open_models("oracle", None, str(another_run(run, tmp_path / "other")))).as_dict()
+    assert told["coverage"]["clips"] == 2 and told["coverage"]["pictures"] == 4 and told["status"] == "partial"
+    assert -1 <= told["metrics"]["ais"] <= 1 and told["config"]["scorer"] == "other"
 
 
 def test_black_and_flagged_pictures_are_counted_and_left_out(config: VegasConfig) -> None:
