@@ -132,11 +132,12 @@ def _own_rows(told: dict[str, Any]) -> list[Row]:
     metrics, intervals, chance = (flat(told[name]) for name in ("metrics", "interval", "chance"))
     names = [name for name in HEADLINES.get(told["bench"], ()) if name in metrics]
     names = names or [name for name in metrics if name in intervals] or list(metrics)
+    notes = ["partial"] * (told["status"] == "partial") + [f"circular: {one}" for one in told.get("circular", ())]
     return [
         Row(
             bench=told["bench"], tower=tower, figure=name, value=metrics[name], chance=chance.get(name),
             interval=tuple(intervals[name]) if name in intervals else None, covered=covered(told), protocol=protocol,
-            origin=told["file"], note="partial" if told["status"] == "partial" else "",
+            origin=told["file"], note="; ".join(notes),
         )
         for name in names
     ]  # fmt: skip

@@ -70,6 +70,7 @@ def measure_vegas(config: VegasConfig, models: Models, progress: Progress = lamb
         NeedsError: the data set, its frames or sounds, or the pictures are missing.
         BenchError: the manifest is wrong, a file is damaged, a model lacks a side, or judges what it chose.
     """
+    models.check_sides()
     every = read_clips(config.data)
     clips = of_split(every, config.split, config.data)
     found = find_generated(config.images, clips, config.per_clip, progress)
@@ -109,7 +110,6 @@ def _result(
     per_clip = config.per_clip or max(len(one.pictures) + one.black for one in found)
     coverage = _coverage(judged, found, listed, per_clip)
     whole = coverage["clips"] == listed and not coverage["short_clips"]
-    groups = judged.clip_N
     fingerprints = {
         role: model.fingerprint
         for role, model in (("judge", models.judge), ("extractor", extractor), ("scorer", models.scorer)) if model
@@ -119,7 +119,7 @@ def _result(
         metrics=_rounded(figures.metrics),
         chance={"r1": round(1 / len(judged.names), DIGITS), "is_judge": 1.0},
         oracle=_rounded(figures.real), coverage=coverage, seed=config.seed, status="ok" if whole else "partial",
-        interval={n: bootstrap(v, config.seed, groups, digits=DIGITS) for n, v in figures.values_N.items()}
+        interval={n: bootstrap(v, config.seed, judged.clip_N, digits=DIGITS) for n, v in figures.values_N.items()}
         | {"level": LEVEL},
         config={
             "split": config.split, "per_clip": per_clip, "candidates": list(judged.names), "prompts": list(PROMPTS),
@@ -132,8 +132,7 @@ def _result(
 
 
 def _coverage(judged: Judged, found: list[Generated], listed: int, per_clip: int) -> dict[str, Any]:
-    there = {name for name, count in zip(judged.names, np.bincount(judged.classes_K, minlength=len(judged.names)),
-                                         strict=True) if count}  # fmt: skip
+    there = {one.clip.category for one in judged.clips}
     return {
         "clips": len(judged.clips), "listed": listed, "pictures": len(judged.clip_N),
         "black": sum(one.black for one in found),

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from .clip_media import read_frame, read_sound_at
-from .encoders import Embedder, Items, KnownEncoder, embed_items, embeds, open_encoder, unit
+from .encoders import Embedder, Items, KnownEncoder, embed, embed_items, embeds, open_encoder, unit
 from .folds import class_texts
 from .picture_metrics import (
     FID_PICTURES,
@@ -43,6 +43,20 @@ class Models:
     """Takes pictures; None: the judge's features."""
     scorer: Embedder | None = None
     """Takes pictures and sounds; None: AIS is not measured."""
+
+    def check_sides(self) -> None:
+        """Refuse a model that does not take what it would be asked, before anything is read.
+
+        Raises:
+            BenchError: it lacks that side.
+        """
+        asked = (
+            (self.judge, "image"), (self.judge, "text"), (self.extractor, "image"), (self.scorer, "image"),
+            (self.scorer, "audio"),
+        )  # fmt: skip
+        for model, modality in asked:
+            if model is not None and not embeds(model, modality):
+                embed(model, modality, [])
 
 
 def open_models(judge: str, extractor: str | None, scorer: str | None, seed: int = 0) -> Models:

@@ -212,6 +212,8 @@ def test_what_is_missing_or_damaged_is_said(config: VegasConfig, tmp_path: Path)
         measure_vegas(VegasConfig(data=config.data, images=config.images, split="val"), models)
     with pytest.raises(BenchError, match="colours embeds no audio"):
         measure_vegas(config, Models(judge=ORACLE, scorer=Colours()))
+    with pytest.raises(BenchError, match="tf_efficientnet_lite0 embeds no text"):
+        measure_vegas(config, open_models("image:tf_efficientnet_lite0", None, None))
     (config.images / "clip05" / "0.png").write_bytes(b"no picture")
     with pytest.raises(BenchError, match=r"clip05/0.png: not readable as a picture"):
         measure_vegas(config, models)
@@ -241,6 +243,9 @@ def test_the_command_tells_writes_and_refuses(config: VegasConfig, tmp_path: Pat
     assert [row.figure for row in rows if row.is_ours] == ["r1", "iis", "ais", "is_judge", "kid"]
     assert rows[0].tower == "noise" and rows[0].value == 1 and rows[0].chance == 0.25
     assert out.with_name("row.predictions.parquet").is_file()
+    code, told, _ = call(*words, "--judge", "oracle", "--scorer", "oracle", "--same-judge", "--out", out)
+    assert code == 0 and "circular: the scorer is the judge" in told
+    assert "circular: the scorer is the judge" in call("table", out)[1]  # wherever the row stands
     code, told, _ = call(*words, "--judge", "random", "--json")
     assert code == 0 and json.loads(told)["bench"] == "vegas"
     code, told, _ = call(*words, "--judge", f"clip:{tmp_path}/vit", "--json")
