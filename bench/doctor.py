@@ -17,8 +17,10 @@ from .errors import BenchError, NeedsError
 from .esc50 import list_esc50
 from .folds import FoldedSounds
 from .urbansound8k import list_urbansound8k
+from .vegas_data import MANIFEST, read_clips
 from .vggsound import PICTURE_FOLDERS, PICTURES, SOUND_FOLDERS, SOUNDS, read_list
 
+VEGAS_FOLDERS = ("VEGAS", "VEGAS-5")
 SHOWN = 5
 """Missing files that are named."""
 COLUMNS = ("data set", "for", "status", "files", "official", "missing")
@@ -134,6 +136,18 @@ def _desed(part: str) -> Callable[[Path], tuple[list[str], list[str], list[str]]
     return check
 
 
+def _vegas(folder: Path) -> tuple[list[str], list[str], list[str]]:
+    if not (folder / MANIFEST).is_file() and folder.name not in VEGAS_FOLDERS:
+        raise NeedsError(f"{folder}: has no {MANIFEST}", status="needs-data", expected=(MANIFEST,))
+    there, missing, categories = [], [], {}
+    for clip in read_clips(folder):
+        absent = [path for path in (clip.audio, clip.frame) if not path.is_file()]
+        missing += [path.relative_to(folder).as_posix() for path in absent[:1]]
+        there += [] if absent else [clip.clip_id]
+        categories[clip.category] = categories.get(clip.category, 0) + (not absent)
+    return there, missing, [name for name, count in sorted(categories.items()) if not count]
+
+
 def _listed(
     table: str, delimiter: str, column: str, folder: str, *, encoding: str = "utf-8"
 ) -> Callable[[Path], tuple[list[str], list[str], list[str]]]:
@@ -189,7 +203,6 @@ DATASETS = (
         check=_listed("clotho_captions_development.csv", ",", "file_name", "development"),
     ),
     DataSet(
-        name="VEGAS-5", bench="vegas", folders=("VEGAS", "VEGAS-5"), official=None,
-        check=_listed("manifest.csv", ",", "audio", "."),
+        name="VEGAS-5", bench="vegas", folders=VEGAS_FOLDERS, official=None, check=_vegas,
     ),
 )  # fmt: skip

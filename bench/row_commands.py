@@ -47,8 +47,10 @@ def measured_row(measure: "Callable[[], Result]", bench: str, protocol: str, tow
     return measured(measure, bench=bench, protocol=protocol, tower=tower, seed=seed)
 
 
-def tell(result: "Result", out: Path | None, as_json: bool) -> None:
-    """Write and print a row; exit with 1 if weights or data are missing."""
+def tell(
+    result: "Result", out: Path | None, as_json: bool, show: Callable[[dict[str, Any]], None] | None = None
+) -> None:
+    """Write and print a row, by `show` where its figures make a table of their own; exit with 1 if it has none."""
     from .protocol import write_result
 
     if out is not None:
@@ -59,6 +61,8 @@ def tell(result: "Result", out: Path | None, as_json: bool) -> None:
     elif result.expected:
         typer.echo(f"{result.bench}, {result.tower}: {result.status}: {told.get('reason', '')}")
         typer.echo(f"expected: {', '.join(result.expected)}")
+    elif show is not None:
+        show(told)
     else:
         columns = ("figure", "value", "95 %", "chance", "ceiling")
         print_table(f"{result.bench}, {result.tower}, {result.protocol}", columns, list(_lines(told)))

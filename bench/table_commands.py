@@ -10,6 +10,7 @@ import typer
 from ..shards.console import Json, bar, print_json, print_table, usage
 from .desed_commands import bench_desed
 from .row_commands import Cache, Out, Seed, Tower, measured_row, open_tower, shown_tower, tell
+from .vegas_commands import bench_vegas
 
 if TYPE_CHECKING:
     from .folds import FoldedSounds
@@ -295,6 +296,7 @@ TABLES: dict[str, Callable[..., None]] = {
     "vggsound": bench_vggsound,
     "vggsound-retrieval": bench_vggsound_retrieval,
     "desed": bench_desed,
+    "vegas": bench_vegas,
     "compare": bench_compare,
     "doctor": bench_doctor,
     "table": bench_table,

@@ -29,6 +29,10 @@ HEADLINES: dict[str, tuple[str, ...]] = {
     ),
     "class-pictures": ("r1",),
     "desed": ("macro_f1", "micro_f1", "event_macro_f1", "psds1", "psds2"),
+    "vegas": ("r1", "aic", "iis", "ais", "is_judge", "kid", "fid"),
+    "rerank": tuple(f"pool_of_{size} first" for size in (4, 8, 20)),
+    "noise-search": tuple(f"{name} {side}_above" for name in ("prune", "zero-order") for side in ("score", "judge")),
+    "volume": ("gate share", "trend as_saved score", "trend peak_safe score"),
 }
 """What a bench's table shows; of others, every figure that has an interval, or all."""
 DESED_SUBSET = "synth21-val"
@@ -137,11 +141,12 @@ def _own_rows(told: dict[str, Any]) -> list[Row]:
     metrics, intervals, chance = (flat(told[name]) for name in ("metrics", "interval", "chance"))
     names = [name for name in HEADLINES.get(told["bench"], ()) if name in metrics]
     names = names or [name for name in metrics if name in intervals] or list(metrics)
+    notes = ["partial"] * (told["status"] == "partial") + [f"circular: {one}" for one in told.get("circular", ())]
     return [
         Row(
             bench=told["bench"], tower=tower, figure=name, value=metrics[name], chance=chance.get(name),
             interval=tuple(intervals[name]) if name in intervals else None, covered=covered(told), protocol=protocol,
-            origin=told["file"], note="partial" if told["status"] == "partial" else "",
+            origin=told["file"], note="; ".join(notes),
         )
         for name in names
     ]  # fmt: skip

@@ -1,5 +1,6 @@
 """A tiny index of a short run, and indexes of made-up embeddings."""
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -7,9 +8,29 @@ from typing import Any
 import numpy as np
 import pytest
 
+from unibrivl import cli
 from unibrivl.index.snapshot import publish, writing
 
 from ..made import write_segment
+
+Call = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Call:
+    """Return a function that runs `unibrivl bench` in this process: exit code, standard output and error."""
+
+    def run(*words: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["unibrivl", "bench", *map(str, words)])
+        code: object = 0
+        try:
+            cli.main()
+        except SystemExit as e:
+            code = e.code or 0
+        out, err = capsys.readouterr()
+        return (code, out, err) if isinstance(code, int) else (1, out, f"{err}{code}\n")
+
+    return run
 
 
 @pytest.fixture

@@ -1,10 +1,11 @@
-"""Made-up folders in the official layouts of UrbanSound8K and VGGSound."""
+"""Made-up folders in the layouts of UrbanSound8K, VGGSound and VEGAS, the last with generated pictures."""
 
 import csv
 from pathlib import Path
 
 import numpy as np
 import soundfile
+from PIL import Image
 
 from unibrivl.ingest.mux import write_video
 
@@ -62,3 +63,40 @@ def write_clip(path: Path, label: int, number: int) -> None:
     for frame in frames:
         frame[:, :, label] = 255
     write_video(path, frames=frames, audio=tone((250, 1000, 4000)[label], number), fps=8, sample_rate=SAMPLE_RATE)
+
+
+VEGAS_CLASSES = ("baby_cry", "dog", "rail_transport", "fireworks")
+
+
+def write_vegas(folder: Path, *, per_class: int = 3) -> Path:
+    """Write a manifest, a tone and a frame in the colour of its class for each clip, and one clip of another split."""
+    rows = [("clip_id", "class", "split", "audio", "frame")]
+    for number in range(per_class * len(VEGAS_CLASSES)):
+        label = number % len(VEGAS_CLASSES)
+        audio, frame = f"audio/{number}.wav", f"frames/{number}.png"
+        (folder / audio).parent.mkdir(parents=True, exist_ok=True)
+        soundfile.write(folder / audio, tone(200 * 3**label, number), SAMPLE_RATE)
+        write_picture(folder / frame, label, number)
+        rows.append((f"clip{number:02}", VEGAS_CLASSES[label], "test", audio, frame))
+    rows.append(("other", VEGAS_CLASSES[0], "train", "audio/none.wav", "frames/none.png"))
+    with (folder / "manifest.csv").open("w", newline="", encoding="utf-8") as f:
+        csv.writer(f).writerows(rows)
+    return folder
+
+
+def write_generated(images: Path, data: Path, per_clip: int = 2) -> Path:
+    """Write pictures of each clip that is to be judged, in the colour of its class and unlike each other."""
+    with (data / "manifest.csv").open(newline="", encoding="utf-8") as f:
+        for row in csv.DictReader(f):
+            for number in range(per_clip if row["split"] == "test" else 0):
+                label = VEGAS_CLASSES.index(row["class"])
+                write_picture(images / row["clip_id"] / f"{number}.png", label, 1000 * number + int(row["clip_id"][4:]))
+    return images
+
+
+def write_picture(path: Path, label: int, seed: int) -> None:
+    """Write noise over the colour of a class."""
+    colour = ((220, 40, 40), (40, 220, 40), (40, 40, 220), (220, 220, 40))[label]
+    noise = np.random.default_rng(seed).integers(-30, 30, (24, 32, 3))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray((np.array(colour) + noise).clip(1, 255).astype(np.uint8)).save(path)

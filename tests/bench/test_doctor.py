@@ -8,7 +8,7 @@ from unibrivl.bench.doctor import DATASETS, Finding, examine
 from unibrivl.bench.errors import BenchError
 
 from .esc_folder import write_set
-from .table_sets import LABELS, write_urbansound8k, write_vggsound
+from .table_sets import LABELS, VEGAS_CLASSES, write_urbansound8k, write_vegas, write_vggsound
 
 
 def by_name(data: Path) -> dict[str, Finding]:
@@ -64,3 +64,16 @@ def test_tables_of_files_are_read_in_their_layouts(tmp_path: Path) -> None:
     assert (found["Clotho, evaluation"].files, found["Clotho, evaluation"].status) == (1, "partial")
     (clotho / "clotho_captions_evaluation.csv").write_text("name\nx\n", encoding="utf-8")
     assert by_name(tmp_path)["Clotho, evaluation"].note == "clotho_captions_evaluation.csv: has no column file_name"
+
+
+def test_clips_of_vegas_need_sound_and_frame(tmp_path: Path) -> None:
+    vegas = write_vegas(tmp_path / "VEGAS", per_class=1)
+    (vegas / "frames" / "1.png").unlink()
+    found = by_name(tmp_path)["VEGAS-5"]
+    assert (found.files, found.listed, found.status) == (3, 5, "partial")
+    assert found.missing == ("frames/1.png", "audio/none.wav") and found.missing_classes == (VEGAS_CLASSES[1],)
+    (vegas / "manifest.csv").unlink()
+    assert by_name(vegas)["VEGAS-5"].status == "needs-data"
+    (tmp_path / "other" / "a").mkdir(parents=True)
+    (tmp_path / "other" / "a" / "x.mp4").touch()
+    assert "manifest.csv" in by_name(tmp_path / "other")["VEGAS-5"].note  # folders of anything are no VEGAS
