@@ -155,7 +155,7 @@ def bench_vggsound_retrieval(
             data=data, audio_embeddings=audio_embeddings, image_embeddings=image_embeddings, gallery=gallery,
             only=only, frames=frames, cache=cache, seed=seed,
         )  # fmt: skip
-    name = _shown(tower) if tower else "given embeddings"
+    name = shown(tower) if tower else "given embeddings"
     with bar("vggsound-retrieval") as step:
         result = _row(
             lambda: measure_vggsound_retrieval(config, _open(tower, seed) if tower else None, step),
@@ -189,7 +189,7 @@ def bench_vggsound(
         if (tower is None) == (scores is None):
             raise ValueError("tower or --scores: want exactly one of them")
         config = VggsoundConfig(data=data, scores=scores, probe=probe, cache=cache, seed=seed)
-    name = _shown(tower) if tower else "given scores"
+    name = shown(tower) if tower else "given scores"
     with bar("vggsound") as step:
         result = _row(
             lambda: measure_vggsound(config, _open(tower, seed) if tower else None, step),
@@ -287,7 +287,7 @@ def _open(tower: str, seed: int) -> "Embedder":
     return open_encoder(tower, seed=seed)
 
 
-def _shown(tower: str) -> str:
+def shown(tower: str) -> str:
     """Return a tower's name without the folders above it."""
     kind, colon, place = tower.rpartition(":")
     return f"{kind}{colon}{Path(place).name}"
@@ -301,7 +301,7 @@ def _frozen(
     with bar(bench) as step:
         return _row(
             lambda: measure_frozen(bench, listing(), _open(tower, config.seed), folds, config, step),
-            bench, f"official folds, {config.probe}", _shown(tower), config.seed,
+            bench, f"official folds, {config.probe}", shown(tower), config.seed,
         )  # fmt: skip
 
 

@@ -17,6 +17,8 @@ from .errors import BenchError
 from .figures import flat
 
 PAPER, MODERN = "paper-protocol", "modern-protocol"
+FAILED, UNSUITED = "failed", "not-applicable"
+"""Status of rows that no file holds: an error, and a tower that does not take what a table asks for."""
 COLUMNS = ("tower", "figure", "value", "95 %", "chance", "covered", "protocol", "from")
 HEADLINES: dict[str, tuple[str, ...]] = {
     "esc50": ("accuracy",),
@@ -121,8 +123,8 @@ def _reference_row(told: dict[str, Any]) -> Row:
 def _own_rows(told: dict[str, Any]) -> list[Row]:
     tower = f"{told['tower']} (simulated)" if told.get("simulated") else told["tower"]
     protocol = f"{protocol_tag(told)}: {told['protocol']}, seed {told['seed']}"
-    if told["status"].startswith("needs-"):
-        note = f"{told['status']}: {', '.join(told.get('expected', []))}"
+    if told["status"].startswith("needs-") or told["status"] in (FAILED, UNSUITED):
+        note = f"{told['status']}: {', '.join(told.get('expected', ())) or told.get('reason', '')}"
         row = Row(bench=told["bench"], tower=tower, figure="", value=None, note=note, protocol=protocol)
         return [row]
     metrics, intervals, chance = (flat(told[name]) for name in ("metrics", "interval", "chance"))
