@@ -176,7 +176,7 @@ def test_a_sound_is_the_same_as_a_file_and_as_an_array(tmp_path: Path) -> None:
     assert found.shape == (3, 2) and found.dtype == np.float32
     assert np.array_equal(found[0], found[1]) and np.array_equal(found[0], found[2])
     (again,) = embedded(MtebModel(Ear()), {"audio": [wav(300, 1, 44_100)]})
-    assert found[0][0] / found[0][1] > 5 and again[0] / again[1] > 5  # low, at every rate
+    assert found[0][0] / found[0][1] > 2 and again[0] / again[1] > 2  # low, at every rate
 
 
 def test_an_item_of_two_media_is_the_sum_of_both() -> None:

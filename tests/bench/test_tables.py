@@ -72,7 +72,7 @@ class People:
     def __init__(self, root: Path) -> None:
         self.root, self.study = root, make_study(root / "human", systems=2, catches=4)
 
-    def report(self, *, raters: int, simulated: bool, **changes: Any) -> Path:
+    def report(self, *, raters: int, simulated: bool, changes: dict[str, Any] | None = None) -> Path:
         """Let raters answer, who all find the pictures of one system right; write their report."""
         log = AnswerLog(self.study)
         for number in range(raters):
@@ -85,7 +85,7 @@ class People:
         log.close()
         (self.study.root / ANSWERS).unlink()
         path = self.root / f"human{len(list(self.root.glob('*.json')))}.json"
-        path.write_text(json.dumps(told | changes), encoding="utf-8")
+        path.write_text(json.dumps(told | (changes or {})), encoding="utf-8")
         return path
 
 
@@ -150,7 +150,7 @@ def test_a_report_that_contradicts_itself_is_refused(
     people: People, raters: int, simulated: bool, changes: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(BenchError, match=message):
-        read_row(people.report(raters=raters, simulated=simulated, **changes))
+        read_row(people.report(raters=raters, simulated=simulated, changes=changes))
 
 
 def test_latex_has_no_bare_sign() -> None:
