@@ -176,9 +176,9 @@ def data_key(folder: Path, apart: Iterable[Path] = ()) -> str:
 
 
 def _files(folder: Path, apart: set[Path]) -> Iterator[Path]:
-    seen = set(apart)
+    seen = {folder.resolve(), *apart}
     for root, folders, names in os.walk(folder, followlinks=True):
-        inner = {name: (Path(root) / name).resolve() for name in folders if not name.startswith(".")}
+        inner = {name: (Path(root) / name).resolve() for name in sorted(folders) if not name.startswith(".")}
         folders[:] = [name for name, path in inner.items() if path not in seen]
         seen |= set(inner.values())
         yield from (path for name in names if not name.startswith(".") and (path := Path(root) / name).is_file())
@@ -205,7 +205,8 @@ def _kept(job: Job) -> dict[str, Any] | None:
             "tower": f"another tower ({told['tower']})", "config": "another probe or template",
             "data": "other data", "seed": f"seed {told['seed']}",
         }  # fmt: skip
-        other = f"of {' and '.join(text for name, text in words.items() if before.get(name) != job.identity[name])}"
+        told_apart = [text for name, text in words.items() if before.get(name) != job.identity[name]]
+        other = f"of {' and '.join(told_apart) or 'another version'}"
     raise BenchError(f"{job.path}: holds a result {other}; take another --out, or delete it to measure again")
 
 
@@ -234,7 +235,10 @@ def _measured(job: Job, config: TableConfig, encoder: Embedder | MissingTower, p
     result = measured(
         measure, bench=job.bench, protocol=f"bench all, {config.probe}", tower=encoder.name, seed=config.seed
     )
-    own = {"dataset": job.entry.dataset} if result.expected else {"run": job.identity}
+    own: dict[str, Any] = {"run": job.identity}
+    if result.expected:
+        reason = str(result.more["reason"]).replace(str(job.place), job.entry.place.folders[0])
+        own = {"dataset": job.entry.dataset, "reason": reason}
     write_result(job.path, replace(result, more=result.more | own))
     return read_row(job.path)
 
