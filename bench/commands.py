@@ -9,6 +9,7 @@ import typer
 from .. import UnibrivlError
 from ..ingest.commands import SampleName
 from ..shards.console import Json, bar, print_json, print_table, usage
+from .all_command import bench_all
 from .generation_commands import GENERATION
 from .human_commands import app as human
 from .row_commands import Out, Seed
@@ -20,6 +21,7 @@ app.add_typer(speed, name="speed")
 app.add_typer(human, name="human")
 for _name, _command in (TABLES | GENERATION).items():
     app.command(_name)(_command)
+app.command("all")(bench_all)
 
 Quick = Annotated[bool, typer.Option("--quick", help="Under a minute, for a first look.")]
 Work = Annotated[Path | None, typer.Option(help="Folder for media and shards. [default: that for temporary files]")]

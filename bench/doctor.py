@@ -73,12 +73,17 @@ def examine(data: Path) -> list[Finding]:
     Raises:
         BenchError: `data` is no folder.
     """
+    return [locate(data, dataset)[0] for dataset in DATASETS]
+
+
+def locate(data: Path, dataset: DataSet) -> tuple[Finding, Path | None]:
+    """Return what is there of a data set, and its folder, if that holds a list that can be read.
+
+    Raises:
+        BenchError: `data` is no folder.
+    """
     if not data.is_dir():
         raise BenchError(f"{data}: there is no such folder; want the one that holds the data sets")
-    return [_examine(data, dataset) for dataset in DATASETS]
-
-
-def _examine(data: Path, dataset: DataSet) -> Finding:
     names = {path.name.lower(): path for path in data.iterdir() if path.is_dir()}
     places = [names[name.lower()] for name in dataset.folders if name.lower() in names]
     needs = BenchError(f"no folder {' or '.join(dataset.folders)}")
@@ -89,20 +94,19 @@ def _examine(data: Path, dataset: DataSet) -> Finding:
             needs = e if place != data or not places else needs
             continue
         except BenchError as e:
-            return Finding(
-                dataset=dataset.name, bench=dataset.bench, status="needs-data", official=dataset.official, note=str(e)
-            )
+            return _absent(dataset, str(e)), None
         listed = len(there) + len(missing)
         whole = not missing and dataset.official in (None, listed)
         return Finding(
             dataset=dataset.name, bench=dataset.bench, status="ok" if whole else "partial" if there else "needs-data",
             files=len(there), listed=listed, official=dataset.official, missing=tuple(missing[:SHOWN]),
             missing_classes=tuple(classes),
-        )  # fmt: skip
-    expected = ", ".join(needs.expected) if isinstance(needs, NeedsError) else str(needs)
-    return Finding(
-        dataset=dataset.name, bench=dataset.bench, status="needs-data", official=dataset.official, note=expected
-    )
+        ), place  # fmt: skip
+    return _absent(dataset, ", ".join(needs.expected) if isinstance(needs, NeedsError) else str(needs)), None
+
+
+def _absent(dataset: DataSet, note: str) -> Finding:
+    return Finding(dataset=dataset.name, bench=dataset.bench, status="needs-data", official=dataset.official, note=note)
 
 
 def _folded(listing: Callable[[Path], FoldedSounds]) -> Callable[[Path], tuple[list[str], list[str], list[str]]]:

@@ -247,7 +247,9 @@ class TableFormat(StrEnum):
 
 
 def bench_table(
-    results: Annotated[list[Path] | None, typer.Argument(help="Result files of the tables' commands.")] = None,
+    results: Annotated[
+        list[Path] | None, typer.Argument(help="Result files of the tables' commands and of bench human report.")
+    ] = None,
     form: Annotated[
         TableFormat, typer.Option("--format", help="Of the tables; html needs --out.")
     ] = TableFormat.markdown,
@@ -264,13 +266,14 @@ def bench_table(
 
     if form is TableFormat.html and out is None:
         raise typer.BadParameter("html needs a file: name it with --out")
-    rows = made.table_rows([made.read_row(path) for path in results or ()])
+    read = [made.read_row(path) for path in results or ()]
+    rows, blocks = made.table_rows(read), made.human_blocks(read)
     if as_json or form is TableFormat.json:
-        text = canonical_json(made.as_json(rows)).decode()
+        text = canonical_json(made.as_json(rows, blocks)).decode()
     elif form is TableFormat.html:
-        return write_page(made.as_page(rows), Path(out or ""))
+        return write_page(made.as_page(rows, blocks), Path(out or ""))
     else:
-        text = made.as_latex(rows) if form is TableFormat.latex else made.as_markdown(rows)
+        text = made.as_latex(rows, blocks) if form is TableFormat.latex else made.as_markdown(rows, blocks)
     if out is None:
         typer.echo(text, nl=False)
     else:

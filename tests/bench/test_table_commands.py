@@ -3,21 +3,9 @@
 import json
 from pathlib import Path
 
-import pytest
-
-from unibrivl.bench import folds
-from unibrivl.bench.probes import Recipe
-
 from .conftest import Call
 from .esc_folder import write_set
 from .table_sets import write_urbansound8k, write_vggsound
-
-SMALL = Recipe(hidden=((16,),), lrs=(1e-2,), batch_size=16, epochs=40, patience=20)
-
-
-@pytest.fixture(autouse=True)
-def _small_probe(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(folds.PROBES, "l3", SMALL)
 
 
 def test_esc50_frozen_is_printed_written_and_compared(tmp_path: Path, call: Call) -> None:

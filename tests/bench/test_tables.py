@@ -7,6 +7,9 @@ from typing import Any
 import pytest
 
 from unibrivl.bench.errors import BenchError
+from unibrivl.bench.human import ANSWERS
+from unibrivl.bench.human_answers import AnswerLog, read_answers
+from unibrivl.bench.human_report import measure
 from unibrivl.bench.protocol import Result, write_result
 from unibrivl.bench.tables import (
     COLUMNS,
@@ -16,11 +19,14 @@ from unibrivl.bench.tables import (
     as_latex,
     as_markdown,
     as_page,
+    human_blocks,
     read_row,
     references,
     table_rows,
 )
-from unibrivl.index.page import render
+from unibrivl.index.page import Table, render
+
+from .human_folder import make_study
 
 
 def write_row(path: Path, **changes: Any) -> Path:
@@ -72,9 +78,98 @@ def test_the_subsets_of_desed_stand_in_tables_of_their_own(tmp_path: Path) -> No
     assert own.value == 0.4 and own.protocol.startswith(MODERN)
 
 
-def test_simulated_answers_are_called_that(tmp_path: Path) -> None:
-    row = read_row(write_row(tmp_path / "a.json", bench="human", more={"simulated": True}))
-    assert {r.tower for r in table_rows([row])["human"]} == {"log_mel & co (simulated)"}
+class People:
+    """Reports of a study of two systems, by people or by a program."""
+
+    def __init__(self, root: Path) -> None:
+        self.root, self.study = root, make_study(root / "human", systems=2, catches=4)
+
+    def report(self, *, raters: int, simulated: bool, changes: dict[str, Any] | None = None) -> Path:
+        """Let raters answer, who all find the pictures of one system right; write their report."""
+        log = AnswerLog(self.study)
+        for number in range(raters):
+            session = log.begin(f"secret number {number:06d}", simulated=simulated)
+            while (shown := session.next) is not None:
+                ours = shown.trial.is_catch or shown.trial.system == "ours"
+                other = {"left": "right", "right": "left"}[shown.picture_side]
+                log.answer(session, shown.picture_side if ours else other, time_ms=900, plays=1)
+        told = measure(self.study, read_answers(self.study), simulated=simulated)
+        log.close()
+        (self.study.root / ANSWERS).unlink()
+        path = self.root / f"human{len(list(self.root.glob('*.json')))}.json"
+        path.write_text(json.dumps(told | (changes or {})), encoding="utf-8")
+        return path
+
+
+@pytest.fixture(scope="module")
+def people(tmp_path_factory: pytest.TempPathFactory) -> People:
+    return People(tmp_path_factory.mktemp("people"))
+
+
+def every_format(*paths: Path) -> dict[str, str]:
+    read = [read_row(path) for path in paths]
+    rows, blocks = table_rows(read), human_blocks(read)
+    return {
+        "markdown": as_markdown(rows, blocks), "latex": as_latex(rows, blocks),
+        "json": json.dumps(as_json(rows, blocks)), "html": render(as_page(rows, blocks)),
+    }  # fmt: skip
+
+
+def test_what_people_chose_is_table_5_in_every_format(people: People) -> None:
+    path = people.report(raters=3, simulated=False)
+    for name, text in every_format(path).items():
+        assert "Table 5: what people choose" in text and "simulated" not in text, name
+        assert "3 raters count of 3 who began" in text and path.name.replace("_", r"\_") in text, name
+    told = json.loads(every_format(path)["json"])["human"]
+    assert [block["caption"] for block in told] == [
+        "Table 5: what people choose",
+        "Pairs of systems, by the same sounds",
+    ]
+    assert told[0]["rows"][0][:2] == ["ours", "1.000 [1.000, 1.000]"] and told[0]["rows"][1][1].startswith("0.000")
+    markdown = every_format(path)["markdown"]
+    assert "| ours | 1.000 [1.000, 1.000] | 0.000 | 0.000 |" in markdown.split("## Table 5")[1]
+    assert "## human" not in markdown
+
+
+def test_simulated_answers_are_called_that(people: People) -> None:
+    for name, text in every_format(people.report(raters=3, simulated=True)).items():
+        assert "Table 5: what" not in text and "Simulated raters: not Table 5, not people" in text, name
+        assert "No person gave these answers" in text and "ours (simulated)" in text, name
+    mixed = people.report(raters=3, simulated=True), people.report(raters=3, simulated=False)
+    blocks = human_blocks([read_row(path) for path in mixed])
+    assert [all("(simulated)" in row[0] for row in block.rows) for block in blocks] == [True, True, False, False]
+
+
+@pytest.mark.parametrize("simulated", [True, False])
+def test_too_few_raters_are_insufficient(people: People, simulated: bool) -> None:
+    for name, text in every_format(people.report(raters=2, simulated=simulated)).items():
+        assert "insufficient: 2 of 3 valid raters" in text and "Table 5: what" not in text, name
+        assert ("ours (simulated)" in text) == simulated and "[1.000" not in text, name
+
+
+@pytest.mark.parametrize(
+    ("raters", "simulated", "changes", "message"),
+    [
+        (3, True, {"simulated": False}, "says that raters are simulated and that they are not"),
+        (3, True, {"simulated": False, "status": "ok"}, "says that raters are simulated and that they are not"),
+        (3, False, {"simulated": None}, "does not say whose answers these are"),
+        (3, False, {"coverage": {"raters": 3, "wanted": 30}}, "figures of 3 raters where 30 were wanted"),
+        (3, False, {"metrics": {"agree": 1.0}}, "figures of 3 raters"),
+        (2, False, {"metrics": {"by_system": {}}}, "figures of 2 raters where 3 were wanted"),
+    ],
+)
+def test_a_report_that_contradicts_itself_is_refused(
+    people: People, raters: int, simulated: bool, changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(BenchError, match=message):
+        read_row(people.report(raters=raters, simulated=simulated, changes=changes))
+
+
+def test_latex_has_no_bare_sign() -> None:
+    block = Table(caption="a & b", columns=("x", "p"), rows=(("100 %", "< 0.0001"),), note="x_1 ~ y")
+    latex = as_latex({}, [block])
+    assert r"\multicolumn{2}{l}{a \& b} \\" in latex and r"100 \% & \textless{} 0.0001 \\" in latex
+    assert r"x\_1 \textasciitilde{} y" in latex
 
 
 def test_every_format_holds_the_same_rows(tmp_path: Path) -> None:
