@@ -10,7 +10,8 @@ from .. import UnibrivlError
 from ..ingest.commands import SampleName
 from ..shards.console import Json, bar, print_json, print_table, usage
 from .human_commands import app as human
-from .table_commands import TABLES, Out, Seed
+from .row_commands import Out, Seed
+from .table_commands import TABLES
 
 app = typer.Typer(help="Measurements, each beside chance or a named peer.", no_args_is_help=True)
 speed = typer.Typer(help="Speed beside named peers and measured limits, in one run.", no_args_is_help=True)

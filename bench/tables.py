@@ -28,6 +28,7 @@ HEADLINES: dict[str, tuple[str, ...]] = {
         for scoring in ("instance", "class", "class_without_self")
     ),
     "class-pictures": ("r1",),
+    "clotho": ("cider", "bleu1", "bleu4", "meteor", "rouge_l"),
 }
 """What a bench's table shows; of others, every figure that has an interval, or all."""
 REFERENCES = Path(__file__).with_name("references.json")
