@@ -89,7 +89,7 @@ def tokenized(texts: Iterable[str]) -> dict[str, str]:
     with started(words, memory_mib=TOKENIZER_MIB, limit_s=TOKENIZER_LIMIT_S, folder=jar.parent) as process:
         out, _ = process.communicate("".join(f"{line}\n" for line in lines.values()))
         if process.returncode:
-            raise EOFError(f"exit code {process.returncode}")
+            raise ValueError(f"exit code {process.returncode}")
     found = out.removesuffix("\n").split("\n")
     if len(found) != len(lines):
         raise BenchError(f"the tokenizer made {len(found)} lines of {len(lines)}; want captions of plain text")
@@ -131,7 +131,7 @@ def _answer(process: Any, line: str) -> str:
 def _line(process: Any) -> str:
     line = process.stdout.readline()
     if not line:
-        raise EOFError("no answer")
+        raise ValueError("no answer")
     return line.strip()
 
 

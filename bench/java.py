@@ -87,7 +87,7 @@ def started(
         clock.start()
         try:
             yield process
-        except (OSError, EOFError, ValueError) as e:
+        except (OSError, ValueError) as e:
             reason = f"took more than {limit_s:g} s" if expired.is_set() else _first_line(said) or str(e)
             raise BenchError(f"java {words[-1]}: ended early ({reason}); measure again, with more memory free") from e
         finally:

@@ -98,7 +98,7 @@ def write_clotho(
         head = ["file_name", "keywords", "sound_id"]
         write_rows(folder / f"clotho_metadata_{split}.csv", [head, *recordings], encoding="iso-8859-1")
         for number, name in enumerate(names if media else ()):
-            sound = np.tile(tone((200, 600, 1800, 5400)[number % len(SCENES)], number), 4)
+            sound = np.tile(tone((200, 600, 1800, 5400)[number % len(SCENES)], 100 * len(split) + number), 4)
             soundfile.write(folder / split / name, sound, SAMPLE_RATE)
     return folder
 
