@@ -94,11 +94,11 @@ def write_clotho(
             for column, text in (changes or {}).items():
                 rows[0][CAPTION_COLUMNS.index(column)] = text
         write_rows(folder / f"clotho_captions_{split}.csv", [list(CAPTION_COLUMNS), *rows])
-        recordings = [[name, "a;b", str(1000 * len(split) + number)] for number, name in enumerate(names)]
+        recordings = [[name, "a;b", str(1000 * ord(split[0]) + number)] for number, name in enumerate(names)]
         head = ["file_name", "keywords", "sound_id"]
         write_rows(folder / f"clotho_metadata_{split}.csv", [head, *recordings], encoding="iso-8859-1")
         for number, name in enumerate(names if media else ()):
-            sound = np.tile(tone((200, 600, 1800, 5400)[number % len(SCENES)], 100 * len(split) + number), 4)
+            sound = np.tile(tone((200, 600, 1800, 5400)[number % len(SCENES)], 100 * ord(split[0]) + number), 4)
             soundfile.write(folder / split / name, sound, SAMPLE_RATE)
     return folder
 

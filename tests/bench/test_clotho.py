@@ -75,7 +75,7 @@ def test_the_official_layout_is_read(tmp_path: Path) -> None:
     assert data.has_validation and data.test.listed == 12
     assert data.test.names[1] == "evaluation 1: caf\u00e9, take.wav" and data.test.path(1).is_file()
     assert data.test.captions[1] == tuple(scene_captions(1))
-    assert data.test.sounds[1] == "10001"  # of ISO-8859-1 metadata, by a name that is not ASCII
+    assert data.test.sounds[1] == "101001"  # of ISO-8859-1 metadata, by a name that is not ASCII
 
 
 def test_version_1_has_a_drawn_tenth_of_development_in_place_of_validation(tmp_path: Path) -> None:
