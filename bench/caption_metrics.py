@@ -85,8 +85,8 @@ def tokenized(texts: Iterable[str]) -> dict[str, str]:
     """
     lines = {text: " ".join(text.split()) for text in dict.fromkeys(texts)}
     jar = packaged("pycocoevalcap.tokenizer", TOKENIZER)
-    words = ("-cp", jar.name, "edu.stanford.nlp.process.PTBTokenizer", "-preserveLines", "-lowerCase")
-    with started(words, memory_mib=TOKENIZER_MIB, limit_s=TOKENIZER_LIMIT_S, folder=jar.parent) as process:
+    words = ("edu.stanford.nlp.process.PTBTokenizer", "-preserveLines", "-lowerCase")
+    with started(jar, words, memory_mib=TOKENIZER_MIB, limit_s=TOKENIZER_LIMIT_S) as process:
         out, _ = process.communicate("".join(f"{line}\n" for line in lines.values()))
         if process.returncode:
             raise ValueError(f"exit code {process.returncode}")
@@ -106,8 +106,8 @@ def meteor(rounds: Sequence[Round]) -> list[dict[str, float]]:
         BenchError: as `score`.
     """
     jar = packaged("pycocoevalcap.meteor", METEOR)
-    words = ("-jar", jar.name, "-", "-", "-stdio", "-l", "en", "-norm")
-    with started(words, memory_mib=METEOR_MIB, limit_s=METEOR_LIMIT_S, folder=jar.parent) as process:
+    words = ("Meteor", "-", "-", "-stdio", "-l", "en", "-norm")
+    with started(jar, words, memory_mib=METEOR_MIB, limit_s=METEOR_LIMIT_S) as process:
         return [{"meteor": _meteor(process, r)} for r in rounds]
 
 

@@ -58,28 +58,26 @@ def java_program() -> Path:
 
 
 @contextmanager
-def started(
-    words: tuple[str, ...], *, memory_mib: int, limit_s: float, folder: Path
-) -> Iterator[subprocess.Popen[str]]:
+def started(jar: Path, words: tuple[str, ...], *, memory_mib: int, limit_s: float) -> Iterator[subprocess.Popen[str]]:
     """Start Java with pipes for lines of UTF-8; yield the process, and end it with all that it started.
 
     Args:
-        words: what follows `java` and its own options.
+        jar: that holds the program; it runs where that lies.
+        words: the program's class and what it is told.
         memory_mib: of Java's heap; beyond it the program ends.
         limit_s: seconds after which it is killed.
-        folder: where it runs.
 
     Raises:
         BenchError: it ended before it was told to, or its time was up; told with what it said.
     """
     options = (
         f"-Xmx{memory_mib}m", "-XX:+UseSerialGC", "-XX:+ExitOnOutOfMemoryError", "-Dfile.encoding=UTF-8",
-        "-Dstdout.encoding=UTF-8",
+        "-Dstdout.encoding=UTF-8", "-cp", jar.name,
     )  # fmt: skip
     with tempfile.TemporaryFile() as said:
         process = subprocess.Popen(
             [str(java_program()), *options, *words], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=said,
-            cwd=folder, env=ENVIRONMENT, encoding="utf-8", process_group=0,
+            cwd=jar.parent, env=ENVIRONMENT, encoding="utf-8", process_group=0,
         )  # fmt: skip
         expired = threading.Event()
         clock = threading.Timer(limit_s, _expire, (process, expired))
@@ -89,7 +87,7 @@ def started(
             yield process
         except (OSError, ValueError) as e:
             reason = f"took more than {limit_s:g} s" if expired.is_set() else _first_line(said) or str(e)
-            raise BenchError(f"java {words[-1]}: ended early ({reason}); measure again, with more memory free") from e
+            raise BenchError(f"{jar.name} ended early ({reason}); measure again, with more memory free") from e
         finally:
             clock.cancel()
             _end(process)

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from unibrivl.bench import caption_metrics
-from unibrivl.bench.caption_metrics import MEANS, Round, check_programs, meteor, score, tokenized
+from unibrivl.bench.caption_metrics import MEANS, TOKENIZER, Round, check_programs, meteor, score, tokenized
 from unibrivl.bench.errors import BenchError
-from unibrivl.bench.java import java_program, packaged, started
+from unibrivl.bench.java import packaged, started
 
 GOLDEN = Round(
     ["a man is speaking", "rain falls"],
@@ -90,18 +90,16 @@ def test_a_program_beyond_its_memory_ends_and_says_so(monkeypatch: pytest.Monkey
         meteor([GOLDEN])
 
 
-def test_no_program_outlives_the_call(tmp_path: Path) -> None:
-    with (
-        pytest.raises(KeyError),
-        started(("-version",), memory_mib=64, limit_s=30, folder=tmp_path) as process,
-    ):
+def test_no_program_outlives_the_call() -> None:
+    jar, words = packaged("pycocoevalcap.tokenizer", TOKENIZER), ("edu.stanford.nlp.process.PTBTokenizer",)
+    with pytest.raises(KeyError), started(jar, words, memory_mib=64, limit_s=30) as process:
         raise KeyError("something else went wrong")
-    assert process.poll() is not None and java_program().is_file()
-    with (
-        pytest.raises(BenchError, match="ended early"),
-        started(("-cp", ".", "nothing"), memory_mib=64, limit_s=30, folder=tmp_path) as process,
-    ):
-        out, _ = process.communicate("")
-        if process.returncode:
-            raise ValueError(process.returncode)
-    assert not out
+    assert process.poll() is not None
+    with pytest.raises(BenchError, match=r"ended early \(Error: Could not find or load main class nothing\)"):
+        run_nothing(jar)
+
+
+def run_nothing(jar: Path) -> None:
+    with started(jar, ("nothing",), memory_mib=64, limit_s=30) as process:
+        process.communicate("")
+        raise ValueError(process.returncode)

@@ -245,7 +245,7 @@ def test_a_damaged_set_is_one_clear_line(tmp_path: Path, call: Call, what: str) 
 
 
 @pytest.mark.parametrize(
-    "name", ["../evaluation/a.wav", "/etc/passwd", "..", ".", "", "a\\b.wav", "a\x00.wav", "a\n.wav"]
+    "name", ["../evaluation/a.wav", "/etc/passwd", "..", ".", "", "a\\b.wav", "a\x00.wav", "a\n.wav", "a" * 300]
 )
 def test_names_that_lead_elsewhere_are_refused(tmp_path: Path, name: str) -> None:
     data = write_clotho(tmp_path / "clotho", clips=(6, 2, 2), changes={"file_name": name})
