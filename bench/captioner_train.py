@@ -116,7 +116,7 @@ class _Training:
             {"params": [p for p in parameters if (p.ndim > 1) == is_matrix], "weight_decay": decay}
             for is_matrix, decay in ((True, config.weight_decay), (False, 0.0))
         ]
-        self.optimizer = torch.optim.AdamW(groups, lr=config.lr)
+        self.optimizer = torch.optim.AdamW(groups, lr=config.lr, fused=True)
         self.best = self._weights()
 
     def run(self, keep: Callable[[], None], progress: Progress) -> tuple[Captioner, Place]:

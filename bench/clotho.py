@@ -10,7 +10,6 @@ clip; a decoder that hears nothing ends near it, not near chance.
 Shapes: F features of a clip, D their width.
 """
 
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -195,8 +194,7 @@ def _coverage(train: CaptionedClips, valid: CaptionedClips, test: CaptionedClips
 
 
 def _rounded(figures: dict[str, Any]) -> dict[str, Any]:
-    shown: Callable[[Any], Any] = lambda value: round(value, 6) if isinstance(value, float) else value  # noqa: E731
-    return {name: shown(value) for name, value in figures.items()}
+    return {name: round(value, 6) if isinstance(value, float) else value for name, value in figures.items()}
 
 
 def _predictions(test: CaptionedClips, written: list[str], found: CaptionScores) -> pa.Table:
