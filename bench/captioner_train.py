@@ -27,6 +27,8 @@ from .protocol import Progress
 
 TRAINING_FILE = "captioner.safetensors"
 FORMAT = 1
+AT_ONCE = 64
+"""Examples of a batch that are computed together, which bounds memory; mixup is drawn for each such part."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +155,17 @@ class _Training:
 
     def _step(self, examples: np.ndarray, rng: np.random.Generator) -> tuple[float, int]:
         """Learn a batch; return the summed loss and of how many words."""
+        count, total = sum(len(self.train.captions[clip][n]) - 1 for clip, n in examples), 0.0
+        self.optimizer.zero_grad()
+        for part in np.array_split(examples, math.ceil(len(examples) / AT_ONCE)):
+            loss = self._summed_loss(part, rng)
+            (loss / count).backward()
+            total += loss.item()
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.max_grad_norm)
+        self.optimizer.step()
+        return total, count
+
+    def _summed_loss(self, examples: np.ndarray, rng: np.random.Generator) -> Tensor:
         model, config = self.model, self.config
         scaled_BFD, is_pad_BF, words_BW = _batch(model, self.train, examples)
         inputs_BWM = model.embed_words(words_BW[:, :-1])
@@ -162,19 +175,13 @@ class _Training:
             scaled_BFD = share * scaled_BFD + (1 - share) * scaled_BFD.roll(1, 0)
             is_pad_BF = is_pad_BF & is_pad_BF.roll(1, 0)
             inputs_BWM = share * inputs_BWM + (1 - share) * inputs_BWM.roll(1, 0)
-        loss = _loss(model(scaled_BFD, is_pad_BF, inputs_BWM), words_BW, config.label_smoothing)
-        count = int((words_BW[:, 1:] != PAD).sum())
-        self.optimizer.zero_grad()
-        (loss / count).backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), config.max_grad_norm)
-        self.optimizer.step()
-        return loss.item(), count
+        return _loss(model(scaled_BFD, is_pad_BF, inputs_BWM), words_BW, config.label_smoothing)
 
     @torch.inference_mode()
     def _validate(self) -> float:
         self.model.eval()
         examples, sums = _all_examples(self.valid), np.zeros(2)
-        for batch in np.array_split(examples, math.ceil(len(examples) / self.config.batch_size)):
+        for batch in np.array_split(examples, math.ceil(len(examples) / AT_ONCE)):
             scaled_BFD, is_pad_BF, words_BW = _batch(self.model, self.valid, batch)
             logits = self.model(scaled_BFD, is_pad_BF, self.model.embed_words(words_BW[:, :-1]))
             sums += (float(_loss(logits, words_BW, 0.0)), int((words_BW[:, 1:] != PAD).sum()))
@@ -211,9 +218,8 @@ def _keep(path: Path, about: dict[str, Any], training: _Training) -> None:
     tensors |= {f"best.{name}": tensor for name, tensor in training.best.items()}
     for name, parameter in training.model.named_parameters():
         tensors |= {f"optimizer.{name}.{what}": value for what, value in training.optimizer.state[parameter].items()}
-    metadata = {
-        "format": str(FORMAT), "about": json.dumps(about, sort_keys=True), "place": json.dumps(asdict(training.place))
-    }  # fmt: skip
+    told = {"format": FORMAT, "about": about, "place": asdict(training.place)}
+    metadata = {"unibrivl": json.dumps(told, sort_keys=True)}  # one entry: several come in any order, as other bytes
     write_bytes(path, save({name: tensor.contiguous() for name, tensor in tensors.items()}, metadata))
 
 
@@ -221,11 +227,11 @@ def _restore(path: Path, about: dict[str, Any], training: _Training) -> None:
     damaged = f"{path}: damaged; delete it to train again"
     try:
         with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
+            told = json.loads((file.metadata() or {})["unibrivl"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (no mapping)
-        found, place = json.loads(metadata["about"]), Place(**json.loads(metadata["place"]))
-        if metadata["format"] != str(FORMAT):
-            raise BenchError(f"{path}: format {metadata['format']}, this program reads {FORMAT}; delete it")
+        found, place = dict(told["about"]), Place(**told["place"])
+        if told["format"] != FORMAT:
+            raise BenchError(f"{path}: format {told['format']}, this program reads {FORMAT}; delete it")
         _check_same(path, found, about)
         _load(tensors, place, training)
     except (SafetensorError, OSError, KeyError, ValueError, TypeError, RuntimeError) as e:

@@ -67,7 +67,8 @@ class ClothoConfig:
     def protocol(self, has_validation: bool = True) -> str:
         """Return the protocol in words."""
         chooses = "validation split" if has_validation else "a drawn tenth of development (no validation split)"
-        part = "" if self.limit is None else f", {self.limit} clips of each split at most"
+        part = "" if self.epochs is None else f", {self.epochs} epochs at most"
+        part += "" if self.limit is None else f", {self.limit} clips of each split at most"
         return (
             f"one transformer decoder on frozen embeddings of the clip and its seconds, preset {self.preset}; "
             f"{chooses} chooses the epoch by loss; evaluation split, PTB tokens, five references{part}"

@@ -13,6 +13,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from unibrivl.bench import captioner_train
 from unibrivl.bench.captioner import PRESETS, Captioner, CaptionerConfig
 from unibrivl.bench.captioner_train import TRAINING_FILE, CaptionData, Place, train_captioner
 from unibrivl.bench.captions import BOS, EOS, PAD, UNK
@@ -164,6 +165,24 @@ def test_training_that_was_stopped_is_bit_for_bit_an_undisturbed_one(
     assert not same(other, undisturbed)
 
 
+def test_a_batch_is_learnt_in_parts_as_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = dataclasses.replace(TINY, mixup=0.0, dropout=0.0, epochs=1, batch_size=9, weight_decay=0.0)
+    whole, _ = train(None, config)
+    monkeypatch.setattr(captioner_train, "AT_ONCE", 2)
+    parts, _ = train(None, config)
+    for one, other in zip(whole.state_dict().values(), parts.state_dict().values(), strict=True):
+        assert torch.allclose(one, other, atol=2e-3)  # Adam's first step is the rate, 1e-2, by a gradient's sign
+    assert not same(whole, parts)
+
+
+def test_another_format_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(StopError):
+        train(tmp_path / "work", stop=1)
+    rewrite(tmp_path / "work" / TRAINING_FILE, lambda tensors, metadata: told(metadata, format=9))
+    with pytest.raises(BenchError, match="format 9, this program reads 1; delete it"):
+        train(tmp_path / "work")
+
+
 def test_the_epoch_with_the_least_validation_loss_counts_and_patience_ends_it() -> None:
     config = dataclasses.replace(TINY, epochs=60, patience=3, lr=5e-2, schedule="constant", mixup=0.0, dropout=0.0)
     best, place = train(None, config)
@@ -209,8 +228,8 @@ def test_a_damaged_file_is_refused_and_a_half_written_one_cleared(tmp_path: Path
         lambda: path.write_bytes(b""),
         lambda: rewrite(path, lambda tensors, metadata: tensors.pop("model.out.bias")),
         lambda: rewrite(path, lambda tensors, metadata: tensors.update({"optimizer.out.bias.exp_avg": torch.ones(1)})),
-        lambda: rewrite(path, lambda tensors, metadata: metadata.update(place=json.dumps({"epochs": 1}))),
-        lambda: rewrite(path, lambda tensors, metadata: metadata.pop("about")),
+        lambda: rewrite(path, lambda tensors, metadata: told(metadata, place={"epochs": 1})),
+        lambda: rewrite(path, lambda tensors, metadata: told(metadata, about=None)),
     ]
     for damage in damages:
         damage()
@@ -220,6 +239,10 @@ def test_a_damaged_file_is_refused_and_a_half_written_one_cleared(tmp_path: Path
     assert not leftover.exists()
     train(work)
     assert [file.name for file in work.iterdir()] == [TRAINING_FILE]
+
+
+def told(metadata: dict[str, str], **changes: object) -> None:
+    metadata["unibrivl"] = json.dumps(json.loads(metadata["unibrivl"]) | changes)
 
 
 def rewrite(path: Path, change: Callable[[dict[str, torch.Tensor], dict[str, str]], object]) -> None:
