@@ -134,12 +134,16 @@ class Captioner(nn.Module):
 
     def forward(self, scaled_BFD: Tensor, is_pad_BF: Tensor, inputs_BWM: Tensor) -> Tensor:
         """Return logits (B, W, V) of the word after each of the inputs."""
+        return self.out(self.hidden(scaled_BFD, is_pad_BF, inputs_BWM))
+
+    def hidden(self, scaled_BFD: Tensor, is_pad_BF: Tensor, inputs_BWM: Tensor) -> Tensor:
+        """Return (B, W, M), what the logits are made of."""
         memory_BFM = self.project(scaled_BFD) + self.times_FM[: scaled_BFD.shape[1]]
         memory_BFM = torch.cat([memory_BFM[:, :1] + self.whole, memory_BFM[:, 1:]], dim=1)
         length = inputs_BWM.shape[1]
         later_WW = torch.ones(length, length, dtype=torch.bool).triu(1)
-        hidden = self.dropout(inputs_BWM + self.times_FM[:length])
-        return self.out(self.decoder(hidden, memory_BFM, tgt_mask=later_WW, memory_key_padding_mask=is_pad_BF))
+        placed_BWM = self.dropout(inputs_BWM + self.times_FM[:length])
+        return self.decoder(placed_BWM, memory_BFM, tgt_mask=later_WW, memory_key_padding_mask=is_pad_BF)
 
     @torch.inference_mode()
     def write(self, features: list[np.ndarray]) -> list[list[int]]:
@@ -157,7 +161,7 @@ def beam_search(model: Captioner, scaled_BFD: Tensor, is_pad_BF: Tensor) -> list
     sums_BK = torch.full((clips, beams), -torch.inf)
     sums_BK[:, 0] = 0.0
     for step in range(config.max_words + 1):
-        logits = model(memory, is_pad, model.embed_words(words))[:, -1]
+        logits = model.out(model.hidden(memory, is_pad, model.embed_words(words))[:, -1])
         next_BKV = _next(logits, words[:, -1], step, config).view(clips, beams, -1)
         totals = (sums_BK[:, :, None] + next_BKV).flatten(1)
         sums_BK, chosen = totals.topk(beams, dim=1)
