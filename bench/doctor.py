@@ -169,11 +169,14 @@ def _column(root: Path, table: str, delimiter: str, column: str, encoding: str) 
     path = root / table
     if not path.is_file():
         raise NeedsError(f"{path}: there is no such file", status="needs-data", expected=(table,))
-    with path.open(newline="", encoding=encoding) as f:
-        rows = csv.DictReader(f, delimiter=delimiter)
-        if column not in (rows.fieldnames or ()):
-            raise BenchError(f"{path.name}: has no column {column}")
-        yield from (row[column] for row in rows if row[column])
+    try:
+        with path.open(newline="", encoding=encoding) as f:
+            rows = csv.DictReader(f, delimiter=delimiter)
+            if column not in (rows.fieldnames or ()):
+                raise BenchError(f"{path.name}: has no column {column}")
+            yield from (row[column] for row in rows if row[column])
+    except (UnicodeDecodeError, csv.Error) as e:
+        raise BenchError(f"{path.name}: not readable as {encoding} CSV ({e}); take it as it was published") from e
 
 
 DATASETS = (
@@ -205,6 +208,10 @@ DATASETS = (
     DataSet(
         name="Clotho, development", bench="clotho", folders=("Clotho",), official=None,
         check=_listed("clotho_captions_development.csv", ",", "file_name", "development"),
+    ),
+    DataSet(
+        name="Clotho, validation", bench="clotho", folders=("Clotho",), official=None,
+        check=_listed("clotho_captions_validation.csv", ",", "file_name", "validation"),
     ),
     DataSet(
         name="VEGAS-5", bench="vegas", folders=VEGAS_FOLDERS, official=None, check=_vegas,

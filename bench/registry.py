@@ -9,9 +9,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from .clotho import ClothoConfig, measure_clotho
 from .desed_detection import DesedConfig, measure_desed
 from .doctor import DATASETS, DataSet
-from .encoders import Embedder, embeds
+from .encoders import Embedder, content_key, embeds
 from .errors import BenchError
 from .esc50 import list_esc50
 from .folds import FoldedSounds, FrozenConfig, check_way, measure_frozen
@@ -125,6 +126,14 @@ def _desed(subset: str) -> Measure:
     return measure
 
 
+def _clotho(data: Path, encoder: Embedder, config: TableConfig, progress: Progress) -> Result:
+    work = None
+    if config.cache is not None:  # a decoder takes hours: a killed one goes on
+        work = config.cache / f"captioner-{content_key(encoder.fingerprint.encode())[:16]}-{config.seed}"
+    own = ClothoConfig(data=data, cache=config.cache, work=work, seed=config.seed)
+    return measure_clotho(own, encoder, progress)
+
+
 BOTH = ("audio", "image")
 REGISTRY = (
     TableEntry(name="esc50", dataset="ESC-50", measure=_folded("esc50", list_esc50)),
@@ -139,5 +148,6 @@ REGISTRY = (
     ),
     TableEntry(name="desed-real", dataset="DESED, validation", measure=_desed("real-val"), bench="desed"),
     TableEntry(name="desed-public", dataset="DESED, public evaluation", measure=_desed("public-eval"), bench="desed"),
+    TableEntry(name="clotho", dataset="Clotho, evaluation", measure=_clotho),
 )  # fmt: skip
 """In the order in which they are measured and shown."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..shards.console import Json, bar, print_json, print_table, usage
+from .clotho_commands import bench_clotho
 from .desed_commands import bench_desed
 from .row_commands import Cache, Out, Seed, Tower, measured_row, open_tower, shown_tower, tell
 from .vegas_commands import bench_vegas
@@ -299,6 +300,7 @@ TABLES: dict[str, Callable[..., None]] = {
     "vggsound": bench_vggsound,
     "vggsound-retrieval": bench_vggsound_retrieval,
     "desed": bench_desed,
+    "clotho": bench_clotho,
     "vegas": bench_vegas,
     "compare": bench_compare,
     "doctor": bench_doctor,

@@ -34,6 +34,7 @@ HEADLINES: dict[str, tuple[str, ...]] = {
     ),
     "class-pictures": ("r1",),
     "desed": ("macro_f1", "micro_f1", "event_macro_f1", "psds1", "psds2"),
+    "clotho": ("cider", "bleu1", "bleu4", "meteor", "rouge_l"),
     "vegas": ("r1", "aic", "iis", "ais", "is_judge", "kid", "fid"),
     "rerank": tuple(f"pool_of_{size} first" for size in (4, 8, 20)),
     "noise-search": tuple(f"{name} {side}_above" for name in ("prune", "zero-order") for side in ("score", "judge")),

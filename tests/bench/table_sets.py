@@ -100,3 +100,47 @@ def write_picture(path: Path, label: int, seed: int) -> None:
     noise = np.random.default_rng(seed).integers(-30, 30, (24, 32, 3))
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray((np.array(colour) + noise).clip(1, 255).astype(np.uint8)).save(path)
+
+
+SCENES = (
+    ("a dog barks loudly at a passing car", "the big dog is barking in a yard"),
+    ("rain is falling hard on a metal roof", "heavy rain drops hit the roof"),
+    ("birds are chirping in the quiet forest", "several birds sing among tall trees"),
+    ("a man speaks while water runs slowly", "someone talks near running water"),
+)
+CAPTION_COLUMNS = ("file_name", "caption_1", "caption_2", "caption_3", "caption_4", "caption_5")
+
+
+def scene_captions(scene: int) -> list[str]:
+    first, second = SCENES[scene]
+    return [f"{first.capitalize()}.", f"{second.capitalize()}!", first, f"{first}, then it stops.", f"{second} today"]
+
+
+def write_clotho(
+    folder: Path, *, clips: tuple[int, ...] = (24, 8, 12), media: bool = True, changes: dict[str, str] | None = None
+) -> Path:
+    """Write lists of four scenes, a tone for each, in Clotho's layout; two counts: version 1, without validation.
+
+    `changes` are of the first row of the evaluation list.
+    """
+    splits = ("development", "validation", "evaluation") if len(clips) == 3 else ("development", "evaluation")
+    for split, count in zip(splits, clips, strict=True):
+        (folder / split).mkdir(parents=True)
+        names = [f"{split} {number}: caf\u00e9, take.wav" for number in range(count)]
+        rows = [[name, *scene_captions(number % len(SCENES))] for number, name in enumerate(names)]
+        if split == "evaluation":
+            for column, text in (changes or {}).items():
+                rows[0][CAPTION_COLUMNS.index(column)] = text
+        write_rows(folder / f"clotho_captions_{split}.csv", [list(CAPTION_COLUMNS), *rows])
+        recordings = [[name, "a;b", str(1000 * ord(split[0]) + number)] for number, name in enumerate(names)]
+        head = ["file_name", "keywords", "sound_id"]
+        write_rows(folder / f"clotho_metadata_{split}.csv", [head, *recordings], encoding="iso-8859-1")
+        for number, name in enumerate(names if media else ()):
+            sound = np.tile(tone((200, 600, 1800, 5400)[number % len(SCENES)], 100 * ord(split[0]) + number), 4)
+            soundfile.write(folder / split / name, sound, SAMPLE_RATE)
+    return folder
+
+
+def write_rows(path: Path, rows: list[list[str]], *, encoding: str = "utf-8") -> None:
+    with path.open("w", newline="", encoding=encoding) as f:
+        csv.writer(f).writerows(rows)

@@ -8,7 +8,7 @@ from unibrivl.bench.doctor import DATASETS, Finding, examine
 from unibrivl.bench.errors import BenchError
 
 from .esc_folder import write_set
-from .table_sets import LABELS, VEGAS_CLASSES, write_urbansound8k, write_vegas, write_vggsound
+from .table_sets import LABELS, VEGAS_CLASSES, write_clotho, write_urbansound8k, write_vegas, write_vggsound
 
 
 def by_name(data: Path) -> dict[str, Finding]:
@@ -64,6 +64,19 @@ def test_tables_of_files_are_read_in_their_layouts(tmp_path: Path) -> None:
     assert (found["Clotho, evaluation"].files, found["Clotho, evaluation"].status) == (1, "partial")
     (clotho / "clotho_captions_evaluation.csv").write_text("name\nx\n", encoding="utf-8")
     assert by_name(tmp_path)["Clotho, evaluation"].note == "clotho_captions_evaluation.csv: has no column file_name"
+    (clotho / "clotho_captions_evaluation.csv").write_bytes("file_name\ncaf\u00e9.wav\n".encode("iso-8859-1"))
+    assert "clotho_captions_evaluation.csv: not readable as utf-8" in by_name(tmp_path)["Clotho, evaluation"].note
+
+
+def test_clotho_is_examined_split_by_split(tmp_path: Path) -> None:
+    write_clotho(tmp_path / "Clotho", clips=(4, 3, 2))
+    next((tmp_path / "Clotho" / "validation").iterdir()).unlink()
+    found = by_name(tmp_path)
+    told = {name: (f.status, f.files, f.listed) for name, f in found.items() if name.startswith("Clotho")}
+    assert told == {
+        "Clotho, development": ("ok", 4, 4), "Clotho, validation": ("partial", 2, 3),
+        "Clotho, evaluation": ("partial", 2, 2),
+    }  # fmt: skip
 
 
 def test_clips_of_vegas_need_sound_and_frame(tmp_path: Path) -> None:
