@@ -9,15 +9,19 @@ import typer
 from .. import UnibrivlError
 from ..ingest.commands import SampleName
 from ..shards.console import Json, bar, print_json, print_table, usage
+from .all_command import bench_all
+from .generation_commands import GENERATION
 from .human_commands import app as human
-from .table_commands import TABLES, Out, Seed
+from .row_commands import Out, Seed
+from .table_commands import TABLES
 
 app = typer.Typer(help="Measurements, each beside chance or a named peer.", no_args_is_help=True)
 speed = typer.Typer(help="Speed beside named peers and measured limits, in one run.", no_args_is_help=True)
 app.add_typer(speed, name="speed")
 app.add_typer(human, name="human")
-for _name, _command in TABLES.items():
+for _name, _command in (TABLES | GENERATION).items():
     app.command(_name)(_command)
+app.command("all")(bench_all)
 
 Quick = Annotated[bool, typer.Option("--quick", help="Under a minute, for a first look.")]
 Work = Annotated[Path | None, typer.Option(help="Folder for media and shards. [default: that for temporary files]")]
@@ -115,126 +119,6 @@ def bench_demo(
     rows = [row for name, figures in summary["retrieval"].items() for row in figure_rows(name, figures)]
     print_table(f"held-out retrieval, {sample.value}", COLUMNS, rows)
     typer.echo(f"page: {summary['page']}\nsummary: {out / 'summary.json'}")
-
-
-@app.command("noise-search")
-def bench_noise_search(
-    index: Annotated[Path, typer.Argument(help="Index whose model scores, and whose sounds are asked for.")],
-    judge: Annotated[Path, typer.Option(help="Another run, or the folder of a CLIP-like model.")],
-    pipeline: Annotated[str | None, typer.Option(help="Pipeline of diffusers. [default: a tiny one, drawn]")] = None,
-    split: Annotated[str, typer.Option(help="Where the sounds are drawn.")] = "test",
-    sounds: Annotated[int, typer.Option(help="Sounds.")] = 10,
-    n: Annotated[int, typer.Option("-n", help="Whole pictures that each method may spend.")] = 40,
-    steps: Annotated[int, typer.Option(help="Of the scheduler.")] = 10,
-    seed: Seed = 0,
-    out: Out = None,
-    as_json: Json = False,
-) -> None:
-    """Measure pruning and noise search beside best-of-n at equal cost, and what a judge says of their choices.
-
-    Example: unibrivl bench noise-search try/index --judge try/judge --out noise-search.json
-    """
-    from ..shards.atomic import write_json
-    from .noise_search import COLUMNS, NoiseSearchConfig, measure_noise_search, rows
-
-    with usage():
-        config = NoiseSearchConfig(
-            index=index, judge=judge, pipeline=pipeline, split=split, sounds=sounds, n=n, steps=steps, seed=seed
-        )
-    with bar("noise search", unit="sounds") as step:
-        result = measure_noise_search(config, step)
-    if out is not None:
-        write_json(out, result)
-    if as_json:
-        print_json(result)
-    else:
-        print_table("searches at equal cost", COLUMNS, rows(result))
-
-
-@app.command("rerank")
-def bench_rerank(
-    index: Annotated[Path, typer.Argument(help="Index with the sounds and the pictures.")],
-    size: Annotated[
-        list[int] | None, typer.Option("--size", help="Pictures a pool; repeat. [default: 4, 8, 20]")
-    ] = None,
-    query_split: Annotated[str, typer.Option(help="Split whose sounds are asked for.")] = "test",
-    gallery_split: Annotated[str, typer.Option(help="Split whose pictures fill the pools.")] = "test",
-    draws: Annotated[int, typer.Option(help="Pools a sound and size.")] = 20,
-    by_command: Annotated[int, typer.Option(help="Pools that also go through unibrivl rerank, as files.")] = 10,
-    seed: Seed = 0,
-    out: Out = None,
-    as_json: Json = False,
-) -> None:
-    """Measure how often a held-out sound's true picture is chosen first from a pool, beside chance and two controls.
-
-    Example: unibrivl bench rerank try/index --out rerank.json
-    """
-    from ..shards.atomic import write_json
-    from .rerank import COLUMNS, SIZES, RerankBenchConfig, measure_rerank, rows
-
-    with usage():
-        config = RerankBenchConfig(
-            index=index, query_split=query_split, gallery_split=gallery_split, sizes=tuple(size or SIZES),
-            draws=draws, by_command=by_command, seed=seed,
-        )  # fmt: skip
-    with bar("rerank", unit="sizes") as step:
-        result = measure_rerank(config, step)
-    if out is not None:
-        write_json(out, result)
-    if as_json:
-        print_json(result)
-        return
-    print_table("true picture chosen first", COLUMNS, rows(result))
-    if (told := result["command"]) is not None:
-        typer.echo(
-            f"by the command: {told['true_first']} of {told['pools']} pools of {told['size']} true first, "
-            f"{told['same_choice']} of {told['pools']} the same choice"
-        )
-
-
-@app.command("volume")
-def bench_volume(
-    index: Annotated[Path, typer.Argument(help="Index whose model hears, with the sounds and the pictures.")],
-    split: Annotated[str, typer.Option(help="Where both are drawn.")] = "test",
-    sounds: Annotated[int, typer.Option(help="Sounds.")] = 20,
-    pictures: Annotated[int, typer.Option(help="Of the fixed pool.")] = 20,
-    large: Annotated[str, typer.Option(help="Words for loud, if the run reads text.")] = "a large thing",
-    small: Annotated[str, typer.Option(help="Words for soft.")] = "a small thing",
-    pipeline: Annotated[str | None, typer.Option(help="Pipeline of diffusers, for the noise floor.")] = None,
-    seed: Seed = 0,
-    out: Out = None,
-    as_json: Json = False,
-    html: Annotated[Path | None, typer.Option(help="Write a page with the curves.")] = None,
-) -> None:
-    """Measure what loudness does to embeddings and to the choice of pictures, if the front end lets any of it through.
-
-    Example: unibrivl bench volume try/index --html volume.html
-    """
-    from ..index.page import write_page
-    from ..shards.atomic import write_json
-    from ..shards.checks import check_file
-    from .volume import COLUMNS, VolumeConfig, measure_volume, rows, summary
-    from .volume_page import volume_page
-
-    with usage():
-        config = VolumeConfig(
-            index=index, split=split, sounds=sounds, pictures=pictures, large=large, small=small, pipeline=pipeline,
-            seed=seed,
-        )  # fmt: skip
-    if html is not None:
-        check_file(html, UnibrivlError)
-    with bar("volume", unit="arms") as step:
-        result = measure_volume(config, step)
-    if out is not None:
-        write_json(out, result)
-    if html is not None:
-        write_page(volume_page(result), html)
-    if as_json:
-        print_json(result)
-        return
-    print_table("levels, means over sounds", COLUMNS, rows(result))
-    for line in summary(result):
-        typer.echo(line)
 
 
 @speed.command("ingest")

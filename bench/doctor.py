@@ -10,12 +10,17 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from .desed import CLASSES, PARTS, TRAIN, WEAK_TRAIN, read_part
 from .errors import BenchError, NeedsError
 from .esc50 import list_esc50
 from .folds import FoldedSounds
 from .urbansound8k import list_urbansound8k
+from .vegas_data import MANIFEST, read_clips
 from .vggsound import PICTURE_FOLDERS, PICTURES, SOUND_FOLDERS, SOUNDS, read_list
 
+VEGAS_FOLDERS = ("VEGAS", "VEGAS-5")
 SHOWN = 5
 """Missing files that are named."""
 COLUMNS = ("data set", "for", "status", "files", "official", "missing")
@@ -68,12 +73,17 @@ def examine(data: Path) -> list[Finding]:
     Raises:
         BenchError: `data` is no folder.
     """
+    return [locate(data, dataset)[0] for dataset in DATASETS]
+
+
+def locate(data: Path, dataset: DataSet) -> tuple[Finding, Path | None]:
+    """Return what is there of a data set, and its folder, if that holds a list that can be read.
+
+    Raises:
+        BenchError: `data` is no folder.
+    """
     if not data.is_dir():
         raise BenchError(f"{data}: there is no such folder; want the one that holds the data sets")
-    return [_examine(data, dataset) for dataset in DATASETS]
-
-
-def _examine(data: Path, dataset: DataSet) -> Finding:
     names = {path.name.lower(): path for path in data.iterdir() if path.is_dir()}
     places = [names[name.lower()] for name in dataset.folders if name.lower() in names]
     needs = BenchError(f"no folder {' or '.join(dataset.folders)}")
@@ -84,20 +94,19 @@ def _examine(data: Path, dataset: DataSet) -> Finding:
             needs = e if place != data or not places else needs
             continue
         except BenchError as e:
-            return Finding(
-                dataset=dataset.name, bench=dataset.bench, status="needs-data", official=dataset.official, note=str(e)
-            )
+            return _absent(dataset, str(e)), None
         listed = len(there) + len(missing)
         whole = not missing and dataset.official in (None, listed)
         return Finding(
             dataset=dataset.name, bench=dataset.bench, status="ok" if whole else "partial" if there else "needs-data",
             files=len(there), listed=listed, official=dataset.official, missing=tuple(missing[:SHOWN]),
             missing_classes=tuple(classes),
-        )  # fmt: skip
-    expected = ", ".join(needs.expected) if isinstance(needs, NeedsError) else str(needs)
-    return Finding(
-        dataset=dataset.name, bench=dataset.bench, status="needs-data", official=dataset.official, note=expected
-    )
+        ), place  # fmt: skip
+    return _absent(dataset, ", ".join(needs.expected) if isinstance(needs, NeedsError) else str(needs)), None
+
+
+def _absent(dataset: DataSet, note: str) -> Finding:
+    return Finding(dataset=dataset.name, bench=dataset.bench, status="needs-data", official=dataset.official, note=note)
 
 
 def _folded(listing: Callable[[Path], FoldedSounds]) -> Callable[[Path], tuple[list[str], list[str], list[str]]]:
@@ -120,6 +129,29 @@ def _vggsound(split: str) -> Callable[[Path], tuple[list[str], list[str], list[s
     return check
 
 
+def _desed(part: str) -> Callable[[Path], tuple[list[str], list[str], list[str]]]:
+    def check(root: Path) -> tuple[list[str], list[str], list[str]]:
+        whole = read_part(root, part)
+        have = whole.there()
+        absent = sorted(set(whole.names) - set(have.names))
+        missing = [CLASSES[number] for number in np.flatnonzero(~have.labels().any(axis=0))]
+        return list(have.names), [f"{whole.folder.relative_to(root)}/{name}" for name in absent], missing
+
+    return check
+
+
+def _vegas(folder: Path) -> tuple[list[str], list[str], list[str]]:
+    if not (folder / MANIFEST).is_file() and folder.name not in VEGAS_FOLDERS:
+        raise NeedsError(f"{folder}: has no {MANIFEST}", status="needs-data", expected=(MANIFEST,))
+    there, missing, categories = [], [], {}
+    for clip in read_clips(folder):
+        absent = [path for path in (clip.audio, clip.frame) if not path.is_file()]
+        missing += [path.relative_to(folder).as_posix() for path in absent[:1]]
+        there += [] if absent else [clip.clip_id]
+        categories[clip.category] = categories.get(clip.category, 0) + (not absent)
+    return there, missing, [name for name, count in sorted(categories.items()) if not count]
+
+
 def _listed(
     table: str, delimiter: str, column: str, folder: str, *, encoding: str = "utf-8"
 ) -> Callable[[Path], tuple[list[str], list[str], list[str]]]:
@@ -137,11 +169,14 @@ def _column(root: Path, table: str, delimiter: str, column: str, encoding: str) 
     path = root / table
     if not path.is_file():
         raise NeedsError(f"{path}: there is no such file", status="needs-data", expected=(table,))
-    with path.open(newline="", encoding=encoding) as f:
-        rows = csv.DictReader(f, delimiter=delimiter)
-        if column not in (rows.fieldnames or ()):
-            raise BenchError(f"{path.name}: has no column {column}")
-        yield from (row[column] for row in rows if row[column])
+    try:
+        with path.open(newline="", encoding=encoding) as f:
+            rows = csv.DictReader(f, delimiter=delimiter)
+            if column not in (rows.fieldnames or ()):
+                raise BenchError(f"{path.name}: has no column {column}")
+            yield from (row[column] for row in rows if row[column])
+    except (UnicodeDecodeError, csv.Error) as e:
+        raise BenchError(f"{path.name}: not readable as {encoding} CSV ({e}); take it as it was published") from e
 
 
 DATASETS = (
@@ -156,13 +191,15 @@ DATASETS = (
         check=_vggsound("test"),
     ),
     DataSet(name="VGGSound, train", bench="vggsound", folders=("VGGSound",), official=None, check=_vggsound("train")),
-    DataSet(
-        name="DESED, validation", bench="desed", folders=("DESED",), official=1168,
-        check=_listed("metadata/validation/validation.tsv", "\t", "filename", "audio/validation"),
-    ),
-    DataSet(
-        name="DESED, public evaluation", bench="desed", folders=("DESED",), official=692,
-        check=_listed("metadata/eval/public.tsv", "\t", "filename", "audio/eval/public"),
+    *(
+        DataSet(
+            name=f"DESED, {title}", bench="desed", folders=("DESED",), official=PARTS[part].official,
+            check=_desed(part),
+        )
+        for title, part in (
+            ("synthetic validation", "synth21-val"), ("validation", "real-val"),
+            ("public evaluation", "public-eval"), ("synthetic training", TRAIN), ("weak training", WEAK_TRAIN),
+        )
     ),
     DataSet(
         name="Clotho, evaluation", bench="clotho", folders=("Clotho",), official=1045,
@@ -173,7 +210,10 @@ DATASETS = (
         check=_listed("clotho_captions_development.csv", ",", "file_name", "development"),
     ),
     DataSet(
-        name="VEGAS-5", bench="vegas", folders=("VEGAS", "VEGAS-5"), official=None,
-        check=_listed("manifest.csv", ",", "audio", "."),
+        name="Clotho, validation", bench="clotho", folders=("Clotho",), official=None,
+        check=_listed("clotho_captions_validation.csv", ",", "file_name", "validation"),
+    ),
+    DataSet(
+        name="VEGAS-5", bench="vegas", folders=VEGAS_FOLDERS, official=None, check=_vegas,
     ),
 )  # fmt: skip

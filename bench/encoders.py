@@ -170,14 +170,18 @@ class KnownEncoder:
         return unit(of_class + 0.3 * of_instance[instances])
 
 
+def run_fingerprint(fingerprints: dict[str, str]) -> str:
+    """Return what a run is known by here, of the fingerprints of its modalities."""
+    return hashlib.sha256(json.dumps(fingerprints, sort_keys=True).encode()).hexdigest()
+
+
 class RunEncoder:
     """A run of ours."""
 
     def __init__(self, encoder: Encoder, name: str) -> None:
         """Wrap a loaded run; it takes text only where the run does."""
         self.name, self.sample_rate, self._encoder = name, SAMPLE_RATE, encoder
-        told = json.dumps(encoder.fingerprints(), sort_keys=True)
-        self.fingerprint = hashlib.sha256(told.encode()).hexdigest()
+        self.fingerprint = run_fingerprint(encoder.fingerprints())
         self.embed_text = encoder.text if encoder.has_text else None
 
     def embed_audio(self, sounds: list[np.ndarray], sample_rate: int) -> np.ndarray:
@@ -214,11 +218,25 @@ class ClipEncoder:
         self.embed_image, self.embed_text = tower.embed, tower.embed_text
 
 
+class TowerEncoder:
+    """A frozen image tower by itself: pictures only."""
+
+    sample_rate = 0
+
+    def __init__(self, name: str) -> None:
+        """Load a tower by the name that training knows it by."""
+        from ..model.towers import image_tower, image_tower_kind
+
+        tower, kind = image_tower(name), image_tower_kind(name)
+        self.name, self.fingerprint, self.embed_image = f"image:{kind}", tower.fingerprint, tower.embed
+
+
 def open_encoder(name: str, *, seed: int = 0, image_tower: str | None = None) -> Embedder:
     """Open an encoder by name.
 
     Args:
-        name: folder of a run or an index, `logmel`, `random`, `oracle`, `clap:DIR` or `clip:DIR`.
+        name: folder of a run or an index, `logmel`, `random`, `oracle`, `clap:DIR`, `clip:DIR` or
+            `image:TOWER`, an image tower as `unibrivl train` names it.
         seed: of `random` and `oracle`.
         image_tower: of a run, where its weights lie now, if they were moved.
 
@@ -234,6 +252,8 @@ def open_encoder(name: str, *, seed: int = 0, image_tower: str | None = None) ->
     kind, colon, place = name.partition(":")
     if colon and kind in ("clip", "clap"):
         return _open_transformers(kind, place)
+    if colon and kind == "image":
+        return _open_tower(place)
     return _open_run(Path(name), image_tower)
 
 
@@ -252,6 +272,17 @@ def _open_transformers(kind: str, place: str) -> Embedder:
     return ClapEncoder(folder)
 
 
+def _open_tower(name: str) -> Embedder:
+    from ..model.towers import image_tower_kind
+
+    place = name.removeprefix(image_tower_kind(name)).removeprefix(":")
+    if place and not Path(place).expanduser().exists():
+        raise NeedsError(
+            f"image:{name}: there is no {place}", status="needs-weights", expected=(Path(place).name,)
+        )  # fmt: skip
+    return TowerEncoder(name)
+
+
 def _open_run(folder: Path, image_tower: str | None) -> Embedder:
     from ..index.encoders import open_encoder as open_built
     from ..index.snapshot import open_snapshot
@@ -260,7 +291,7 @@ def _open_run(folder: Path, image_tower: str | None) -> Embedder:
         return RunEncoder(open_built(open_snapshot(folder), image_tower=image_tower), folder.resolve().name)
     if (folder / CHECKPOINT_FILE).is_file():
         return RunEncoder(load_encoder(folder, image_tower), folder.resolve().name)
-    known = "logmel, random, oracle, clap:DIR, clip:DIR, or the folder of a run or an index"
+    known = "logmel, random, oracle, clap:DIR, clip:DIR, image:TOWER, or the folder of a run or an index"
     raise NeedsError(
         f"{folder}: neither a run nor an index; want {known}", status="needs-weights", expected=(CHECKPOINT_FILE,)
     )

@@ -4,7 +4,7 @@ Protocol. Fold i is measured, fold i+1 (after the last, the first) chooses, the 
 offered: clips cut from one recording share a fold, and a random split would leak them. Zero-shot scores every clip
 once, by the cosine of its embedding and that of its class's name in a recorded template.
 
-Shapes: N clips, C classes, D dimensions.
+Shapes: N clips, M embeddings (of clips or of their windows), C classes, D dimensions.
 """
 
 import hashlib
@@ -14,13 +14,11 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import soundfile
 
 from .encoders import Embedder, Items, KnownEncoder, embed, embed_items, embeds, unit
-from .errors import BenchError
 from .probes import PROBES, Samples, fit_probe
 from .protocol import LEVEL, Progress, Result, bootstrap
-from .supervised import read_sound
+from .windows import Windows, length_of, load_sound
 
 TEMPLATES = {
     "bare": ("{}",),
@@ -58,11 +56,7 @@ class FoldedSounds:
         Raises:
             BenchError: it is not readable.
         """
-        path = self.paths[number]
-        try:
-            return read_sound(*soundfile.read(path, dtype="float32", always_2d=True), sample_rate)
-        except soundfile.SoundFileError as e:
-            raise BenchError(f"{path}: not readable as sound ({e}); fetch it again") from e
+        return load_sound(self.paths[number], sample_rate)
 
     def items(self, sample_rate: int) -> Items:
         """Return the clips as an encoder takes them."""
@@ -71,6 +65,14 @@ class FoldedSounds:
             keys, lambda number: self.load(number, sample_rate), self.targets, np.arange(len(keys)),
             f"whole clip, mono, {sample_rate} Hz",
         )  # fmt: skip
+
+    def windows(self) -> Windows:
+        """Return the clips cut into windows of a second.
+
+        Raises:
+            BenchError: a clip is not readable, holds no sound, or more than a minute.
+        """
+        return Windows(self.paths, np.array([length_of(path) for path in self.paths]))
 
 
 def check_folds(folds: tuple[int, ...], official: tuple[int, ...]) -> None:
@@ -95,6 +97,8 @@ class FrozenConfig:
     """`l3`, `hear`, or `zero-shot`."""
     template: str = "laion"
     """Of zero-shot's headline; all are told."""
+    frames: bool = False
+    """True: a probe trains on windows of a second, and a clip is what its windows are on average."""
     seed: int = 0
     cache: Path | None = None
     """Folder for embeddings, which other tables share."""
@@ -102,6 +106,15 @@ class FrozenConfig:
     def __post_init__(self) -> None:
         """Refuse what is not offered."""
         check_way(self.probe, self.template)
+        if self.frames and self.probe == "zero-shot":
+            raise ValueError("frames are for a probe, and zero-shot trains none; want one of them")
+
+    def protocol(self) -> str:
+        """Return the protocol in words."""
+        if self.probe == "zero-shot":
+            return f"zero-shot, template {self.template}, every clip once"
+        frames = " of windows of 1 s, mean of their probabilities" if self.frames else ""
+        return f"official folds, probe {self.probe} on frozen embeddings{frames}, next fold validates"
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,13 +142,16 @@ def measure_frozen(
     """
     if config.probe == "zero-shot" and not embeds(encoder, "text"):
         embed(encoder, "text", [])  # says so before an hour of embedding
-    embedded = embed_items(encoder, "audio", data.items(encoder.sample_rate), config.cache, progress)
+    if config.frames:
+        windows = data.windows()
+        items, clips_M = windows.items(encoder.sample_rate, data.targets[windows.files]), windows.files
+    else:
+        items, clips_M = data.items(encoder.sample_rate), np.arange(len(data.paths))
+    embedded = embed_items(encoder, "audio", items, config.cache, progress)
     if config.probe == "zero-shot":
         scored = _zero_shot(data, encoder, embedded, folds, config)
-        protocol = f"zero-shot, template {config.template}, every clip once"
     else:
-        scored = _probed(data, embedded, folds, config, progress)
-        protocol = f"official folds, probe {config.probe} on frozen embeddings, next fold validates"
+        scored = _probed(data, embedded, clips_M, folds, config, progress)
     stored = asdict(config) | {"dim": embedded.shape[1], "fingerprint": encoder.fingerprint, "chosen": scored.chosen}
     stored.pop("cache")
     if config.probe == "zero-shot":
@@ -143,28 +159,36 @@ def measure_frozen(
     else:
         stored["recipe"] = asdict(PROBES[config.probe])
     return fold_result(
-        bench, protocol, encoder.name, data, folds, scored, seed=config.seed, config=stored,
+        bench, config.protocol(), encoder.name, data, folds, scored, seed=config.seed, config=stored,
     )  # fmt: skip
 
 
 def _probed(
-    data: FoldedSounds, features_ND: np.ndarray, folds: tuple[int, ...], config: FrozenConfig, progress: Progress
+    data: FoldedSounds,
+    features_MD: np.ndarray,
+    clips_M: np.ndarray,
+    folds: tuple[int, ...],
+    config: FrozenConfig,
+    progress: Progress,
 ) -> Scored:
-    samples, recipe = Samples(features_ND, data.targets), PROBES[config.probe]
+    samples, recipe = Samples(features_MD, data.targets[clips_M]), PROBES[config.probe]
+    folds_M = data.folds[clips_M]
     predicted, chosen = np.full(len(data.targets), -1), {}
     points = None
     for number, fold in enumerate(folds):
         valid_fold = data.official[(data.official.index(fold) + 1) % len(data.official)]
         train, valid, test = (
             np.flatnonzero(held)
-            for held in (~np.isin(data.folds, (fold, valid_fold)), data.folds == valid_fold, data.folds == fold)
+            for held in (~np.isin(folds_M, (fold, valid_fold)), folds_M == valid_fold, folds_M == fold)
         )
         probe = fit_probe(
             recipe, samples.take(train), samples.take(valid), len(data.names), seed=config.seed, points=points
         )
         if recipe.grid_on_first_split:
             points = [probe.point]
-        predicted[test] = probe.predict(features_ND[test]).argmax(axis=1)
+        sums_NC = np.zeros((len(data.targets), len(data.names)))
+        np.add.at(sums_NC, clips_M[test], probe.predict(features_MD[test]))
+        predicted[data.folds == fold] = sums_NC[data.folds == fold].argmax(axis=1)
         chosen[str(fold)] = probe.as_dict()
         progress(number + 1, len(folds), f"fold {fold}")
     return Scored(predicted, chosen)

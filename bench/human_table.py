@@ -1,9 +1,12 @@
 """What a person reads of a human test: the table and the page. Only people's answers are ever called Table 5."""
 
+from pathlib import Path
 from typing import Any
 
 from ..index.page import Page, Table
+from .errors import BenchError
 
+BENCH = "human"
 COLUMNS = ("system", "own picture", "other picture", "neither", "of decided", "Wilson", "p", "alpha", "answers")
 PAIR_COLUMNS = ("pair", "only the first fits", "only the second", "p (McNemar)", "difference")
 HEADS = {
@@ -11,6 +14,7 @@ HEADS = {
     "insufficient": "Human test: insufficient",
     "simulated": "Simulated raters: not Table 5, not people",
 }
+WARNING = "No person gave these answers: a program did. They test the study, and say nothing of any system."
 
 
 def heading(result: dict[str, Any]) -> str:
@@ -63,19 +67,41 @@ def coverage_text(result: dict[str, Any]) -> str:
 
 def human_page(result: dict[str, Any]) -> Page:
     """Return the page of a result."""
-    pairs = pair_rows(result)
-    tables = [Table(caption=heading(result), columns=COLUMNS, rows=tuple(rows(result)), note=_note(result))]
-    if pairs:
-        note = "Counts are answers of one rater to one sound for which only one of the two pictures was chosen."
-        caption = "Pairs of systems, by the same sounds" + (" (simulated)" if result["simulated"] else "")
-        tables.append(Table(caption=caption, columns=PAIR_COLUMNS, rows=tuple(pairs), note=note))
-    warning = "No person gave these answers: a program did. They test the study, and say nothing of any system."
     return Page(
-        title=heading(result), paragraphs=(*[warning] * result["simulated"], coverage_text(result)),
-        tables=tuple(tables), questions=(),
+        title=heading(result), paragraphs=(*[WARNING] * result["simulated"], coverage_text(result)),
+        tables=human_tables(result), questions=(),
         facts=(("study", result["study"]), ("protocol", result["protocol"]), ("status", result["status"]),
                ("seed", str(result["seed"]))),
     )  # fmt: skip
+
+
+def human_tables(result: dict[str, Any]) -> tuple[Table, ...]:
+    """Return the table of the systems and, where some were asked for the same sounds, that of their pairs."""
+    tables = [Table(caption=heading(result), columns=COLUMNS, rows=tuple(rows(result)), note=_note(result))]
+    if pairs := pair_rows(result):
+        note = "Counts are answers of one rater to one sound for which only one of the two pictures was chosen."
+        caption = "Pairs of systems, by the same sounds" + (" (simulated)" if result["simulated"] else "")
+        tables.append(Table(caption=caption, columns=PAIR_COLUMNS, rows=tuple(pairs), note=note))
+    return tuple(tables)
+
+
+def check_result(path: Path, result: dict[str, Any]) -> None:
+    """Refuse what `bench human report` cannot have written, so that nothing else is ever called Table 5.
+
+    Raises:
+        BenchError: it does not say whose answers they are, says it in two ways, or has figures of too few raters.
+    """
+    coverage, simulated = result["coverage"], result.get("simulated")
+    counts = [coverage.get(name) for name in ("raters", "wanted")]
+    if not isinstance(simulated, bool) or not all(isinstance(n, int) for n in counts) or "study" not in result:
+        raise BenchError(f"{path}: does not say whose answers these are; want a file of bench human report --out")
+    marks = (result["status"] == "simulated", *("(simulated)" in result[name] for name in ("tower", "protocol")))
+    if set(marks) != {simulated}:
+        raise BenchError(f"{path}: says that raters are simulated and that they are not; make the report again")
+    figures = "by_system" in result["metrics"]
+    if figures != (counts[0] >= counts[1]) or figures != bool(result["metrics"]):
+        told = f"{'' if result['metrics'] else 'no '}figures of {counts[0]} raters where {counts[1]} were wanted"
+        raise BenchError(f"{path}: {told}; make the report again")
 
 
 def _note(result: dict[str, Any]) -> str:

@@ -9,10 +9,10 @@ import numpy as np
 
 from ..index.engine import Engine
 from ..index.pictures import Candidate, Shot
-from ..index.pipelines import PipelineConfig, open_pipeline
 from ..index.studio import Studio
 from ..index.verifier import picture_part
 from .errors import BenchError
+from .opened import open_given_pipeline
 
 PROMPT = "a photo"
 
@@ -32,9 +32,10 @@ def make_pictures(engine: Engine, pipeline: str, count: int, seed: int) -> MadeP
 
     Raises:
         BenchError: fewer than two are left.
-        PipelineError: the pipeline cannot be had, or fails.
+        NeedsError: the pipeline cannot be had.
+        PipelineError: it is not in order, or fails.
     """
-    opened = open_pipeline(PipelineConfig(name=pipeline))
+    opened = open_given_pipeline(pipeline)
     side, family = opened.side_px, opened.family
     shot = Shot(steps=family.steps, guidance=family.guidance, width_px=side, height_px=side)
     with tempfile.TemporaryDirectory() as work:

@@ -7,7 +7,6 @@ compared sound by sound. Shapes: S sounds.
 
 import math
 import tempfile
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,24 +14,30 @@ from typing import Any
 import numpy as np
 
 from ..index.cards import stored_sample
-from ..index.engine import Engine, open_engine
+from ..index.engine import Engine
 from ..index.generate import cosines
-from ..index.judge import Judge, open_judge
+from ..index.judge import Judge
 from ..index.noise_search import METHODS, SearchConfig, Tried, search
 from ..index.pictures import Shot
-from ..index.pipelines import Pipeline, PipelineConfig, library_versions, open_pipeline
+from ..index.pipelines import Pipeline, library_versions
 from ..index.question import Part
 from ..index.studio import Studio
 from ..shards.checks import check_ranges
-from .environment import environment
 from .errors import BenchError
-from .protocol import t_interval
+from .opened import open_given_pipeline, open_index, open_second
+from .protocol import LEVEL, Progress, Result, t_interval
 from .tiny_pipeline import TinyPipelineConfig, make_tiny_pipeline
 
 COLUMNS = ("method", "cosine with the sound", "above best-of-n (95 %)", "judge", "judge above (95 %)", "evaluations")
 STRIDE = 100_000
 """Between the first seeds of two sounds."""
 PROMPT = "a photo"
+SIDES = ("score", "judge")
+"""The verifier's cosine, and the judge's."""
+PROTOCOL = (
+    "searches from the same seeds at equal cost, sound by sound beside best-of-n; cosine of the best picture with its "
+    "sound, and what a judge gives the same picture"
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -61,22 +66,21 @@ class NoiseSearchConfig:
         check_ranges(self, sounds=(5, 1000), n=(5, 1000), steps=(2, 1000), seed=(0, None))
 
 
-def measure_noise_search(
-    config: NoiseSearchConfig, progress: Callable[[int, int, str], None] = lambda done, total, text: None
-) -> dict[str, Any]:
-    """Return each method's best cosine, what the judge says of the same pictures, and what it cost.
+def measure_noise_search(config: NoiseSearchConfig, progress: Progress = lambda done, total, text: None) -> Result:
+    """Measure each method's best cosine, what the judge says of the same pictures, and what it cost.
 
     Raises:
+        NeedsError: the index, its run, the judge or the pipeline is missing.
         BenchError: the index has too few sounds of the split.
         UnibrivlError: the index, the judge or the pipeline is not in order.
     """
-    engine = open_engine(config.index)
-    judge = open_judge(config.judge, engine)
+    engine = open_index(config.index)
     sounds = _sounds(engine, config)
+    judge = open_second(config.judge, engine)
     found: dict[str, list[tuple[float, float, int]]] = {name: [] for name in METHODS}
     with tempfile.TemporaryDirectory() as work:
         tiny = TinyPipelineConfig(out=Path(work) / "tiny", seed=config.seed)
-        pipeline = open_pipeline(PipelineConfig(name=config.pipeline or str(make_tiny_pipeline(tiny))))
+        pipeline = open_given_pipeline(config.pipeline or str(make_tiny_pipeline(tiny)))
         for number, sound in enumerate(sounds):
             for name in METHODS:
                 folder = Path(work) / f"{number}-{name}"
@@ -122,37 +126,49 @@ def _spent(tried: list[Tried]) -> int:
 def _result(
     config: NoiseSearchConfig, pipeline: Pipeline, engine: Engine, judge: Judge,
     found: dict[str, list[tuple[float, float, int]]],
-) -> dict[str, Any]:  # fmt: skip
+) -> Result:  # fmt: skip
     plain = np.array(found["best-of-n"])
-    methods = {}
-    for name, rows in found.items():
-        values = np.array(rows)
-        methods[name] = {
-            "score": round(float(values[:, 0].mean()), 6), "judge": round(float(values[:, 1].mean()), 6),
-            "score_above": t_interval(values[:, 0] - plain[:, 0]),
-            "judge_above": t_interval(values[:, 1] - plain[:, 1]),
+    metrics, intervals, spent = {}, {}, {}
+    for name, each in found.items():
+        values = np.array(each)
+        above = {f"{side}_above": t_interval(values[:, column] - plain[:, column]) for column, side in enumerate(SIDES)}
+        means = {side: round(float(values[:, column].mean()), 6) for column, side in enumerate(SIDES)}
+        metrics[name] = means | {side: one["mean"] for side, one in above.items()}
+        intervals[name] = {side: [one["low"], one["high"]] for side, one in above.items()}
+        spent[name] = {
             "evaluations": int(values[:, 2].max()), "scores": [round(float(value), 6) for value in values[:, 0]],
             "judged": [round(float(value), 6) for value in values[:, 1]],
         }  # fmt: skip
-    told = asdict(config) | {"index": config.index.name, "judge": config.judge.name}
-    return {
-        "bench": "noise-search", "methods": methods, "verifier": engine.fingerprints,
-        "judge": judge.describe() | {"folder": config.judge.name},
-        "pipeline": pipeline.describe() | {"name": (config.pipeline and Path(config.pipeline).name) or "tiny"},
-        "config": told | {"pipeline": config.pipeline and Path(config.pipeline).name},
-        "defaults": asdict(SearchConfig()), "versions": library_versions(), "environment": environment(),
-        "repeats": 1,
+    return Result(
+        bench="noise-search", protocol=PROTOCOL, tower=engine.encoder.model.tower_name, metrics=metrics,
+        coverage={"sounds": len(plain)}, interval=intervals | {"level": LEVEL}, seed=config.seed,
+        config=_stored(config),
+        more={
+            "methods": spent, "verifier": engine.fingerprints,
+            "judge": judge.describe() | {"folder": config.judge.name},
+            "pipeline": pipeline.describe() | {"name": _stored(config)["pipeline"] or "tiny"},
+            "defaults": asdict(SearchConfig()), "versions": library_versions(), "repeats": 1,
+        },
+    )  # fmt: skip
+
+
+def _stored(config: NoiseSearchConfig) -> dict[str, Any]:
+    """Return the configuration without folders of this machine."""
+    return asdict(config) | {
+        "index": config.index.name, "judge": config.judge.name,
+        "pipeline": config.pipeline and Path(config.pipeline).name,
     }  # fmt: skip
 
 
-def rows(result: dict[str, Any]) -> list[tuple[str, ...]]:
-    """Return the table of a result."""
+def rows(told: dict[str, Any]) -> list[tuple[str, ...]]:
+    """Return the table of a result as plain values."""
     return [
-        (name, f"{one['score']:.4f}", _told(one["score_above"]), f"{one['judge']:.4f}", _told(one["judge_above"]),
-         f"{one['evaluations']:,}")
-        for name, one in result["methods"].items()
+        (name, f"{one['score']:.4f}", _bounded(told, name, "score_above"), f"{one['judge']:.4f}",
+         _bounded(told, name, "judge_above"), f"{told['methods'][name]['evaluations']:,}")
+        for name, one in told["metrics"].items()
     ]  # fmt: skip
 
 
-def _told(one: dict[str, float]) -> str:
-    return f"{one['mean']:+.4f} ({one['low']:+.4f} to {one['high']:+.4f})"
+def _bounded(told: dict[str, Any], method: str, name: str) -> str:
+    low, high = told["interval"][method][name]
+    return f"{told['metrics'][method][name]:+.4f} ({low:+.4f} to {high:+.4f})"

@@ -18,16 +18,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from ..index.cards import stored_sample
-from ..index.engine import Engine, open_engine
+from ..index.engine import Engine
 from ..index.question import Part
 from ..index.rerank import rerank
 from ..model.relation import MIN_OVERLAP
 from ..shards.checks import check_ranges
-from .environment import environment
 from .errors import BenchError
-from .protocol import RESAMPLES, Progress, bootstrap
+from .opened import open_index
+from .protocol import GROUP, ITEM, LEVEL, RESAMPLES, Progress, Result, bootstrap
 from .retrieval import Side, fit_linear, mapped, read_side, related_items
 from .steps import answer_of
 
@@ -42,6 +43,10 @@ COLUMNS = (
 )
 SIZES = (4, 8, 20)
 DIGITS = 6
+PROTOCOL = (
+    "pools of one true picture and n - 1 unrelated ones for each held-out sound; the share in which the true one is "
+    "chosen first"
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -85,14 +90,27 @@ class Pools:
         return scores_MN.argmax(axis=1) == self.true_M
 
 
-def measure_rerank(config: RerankBenchConfig, progress: Progress = lambda done, total, text: None) -> dict[str, Any]:
-    """Measure; return figures as plain JSON values.
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """What came of the pools of one size."""
+
+    hit_Q: np.ndarray
+    """Share of each query's pools whose true picture comes first."""
+    ridge_Q: np.ndarray
+    """The same by the linear map."""
+    permuted: np.ndarray
+    """Share of all pools, of each permutation."""
+
+
+def measure_rerank(config: RerankBenchConfig, progress: Progress = lambda done, total, text: None) -> Result:
+    """Measure every size of pool.
 
     Raises:
+        NeedsError: the index or its run is missing.
         BenchError: a split has no items, no query has a true picture, a gallery is too small, or the command failed.
         IndexStoreError, IndexMismatchError, CheckpointError: the index or its run is not in order.
     """
-    engine = open_engine(config.index)
+    engine = open_index(config.index)
     queries = read_side(engine.snapshot, "audio", config.query_split)
     gallery = read_side(engine.snapshot, "image", config.gallery_split)
     true_QG, near_QG = (related_items(queries, gallery, least) for least in (MIN_OVERLAP, 0.0))
@@ -102,22 +120,53 @@ def measure_rerank(config: RerankBenchConfig, progress: Progress = lambda done, 
     linear = fit_linear(config.index, engine.snapshot, {config.query_split, config.gallery_split})
     spectral_QG = (mapped(engine.snapshot, linear, queries) @ gallery.vectors_ND.T)[asked]
     rows = [queries.items[number] for number in asked]
-    sizes, by_command = {}, None
+    found, by_command = {}, None
     for number, size in enumerate(config.sizes):
         progress(number, len(config.sizes), f"pools of {size}")
         pools = draw_pools(true_QG[asked], near_QG[asked], size, config.draws, config.seed)
         chosen = _choose(engine, queries.vectors_ND[asked], gallery, pools)
-        sizes[str(size)] = _figures(config, rows, queries.vectors_ND[asked], gallery, pools, chosen, spectral_QG)
+        scores_QG = queries.vectors_ND[asked] @ gallery.vectors_ND.T
+        found[size] = _chosen(config, pools, chosen, spectral_QG, scores_QG)
         if size == min(config.sizes, key=lambda one: (abs(one - 8), one)) and config.by_command:
             by_command = _ask_command(config, engine, rows, gallery, pools, chosen)
     progress(len(config.sizes), len(config.sizes), "")
-    return {
-        "bench": "rerank", "protocol": "pools of one true picture and n - 1 unrelated ones for each held-out sound; "
-        "the share in which the true one is chosen first",
-        "sizes": sizes, "command": by_command, "resamples": RESAMPLES,
-        "index": {"snapshot": engine.snapshot.id, "fingerprints": engine.fingerprints},
-        "config": asdict(config) | {"index": config.index.name}, "environment": environment(), "repeats": 1,
-    }  # fmt: skip
+    return _result(config, engine, rows, found, by_command)
+
+
+def _result(
+    config: RerankBenchConfig, engine: Engine, rows: list[dict[str, Any]], found: dict[int, Chosen],
+    by_command: dict[str, int] | None,
+) -> Result:  # fmt: skip
+    groups = [row["group"] for row in rows]
+    metrics, intervals = {}, {}
+    for size, one in found.items():
+        told = {"first": one.hit_Q, "ridge": one.ridge_Q, "above_ridge": one.hit_Q - one.ridge_Q}
+        bounded = {name: interval(values_Q, groups, config.seed) for name, values_Q in told.items()}
+        metrics[pool_name(size)] = {name: each["mean"] for name, each in bounded.items()}
+        intervals[pool_name(size)] = {name: [each["low"], each["high"]] for name, each in bounded.items()}
+    return Result(
+        bench="rerank", protocol=PROTOCOL, tower=engine.encoder.model.tower_name, metrics=metrics,
+        chance={pool_name(size): {"first": round(1 / size, DIGITS)} for size in found},
+        oracle={pool_name(size): {"first": 1.0} for size in found},
+        coverage={"queries": len(rows), "groups": len(set(groups))},
+        interval=intervals | {"level": LEVEL}, seed=config.seed,
+        config=asdict(config) | {"index": config.index.name, "sizes": list(config.sizes)},
+        more={
+            "permuted": {pool_name(size): _permuted(one) for size, one in found.items()},
+            "by_language": {pool_name(size): _by_language(config, rows, one) for size, one in found.items()},
+            "command": by_command, "resamples": RESAMPLES, "repeats": 1,
+            "index": {"snapshot": engine.snapshot.id, "fingerprints": engine.fingerprints},
+        },
+        predictions=pa.table(
+            {ITEM: [row["key"] for row in rows], GROUP: groups}
+            | {f"{pool_name(size)}_first": one.hit_Q for size, one in found.items()}
+        ),
+    )  # fmt: skip
+
+
+def pool_name(size: int) -> str:
+    """Return how a size of pool is called among the figures."""
+    return f"pool_of_{size}"
 
 
 def draw_pools(true_QG: np.ndarray, near_QG: np.ndarray, size: int, draws: int, seed: int) -> Pools:
@@ -151,19 +200,16 @@ def _choose(engine: Engine, queries_QD: np.ndarray, gallery: Side, pools: Pools)
     return np.array(chosen)
 
 
-def _figures(
-    config: RerankBenchConfig, rows: list[dict[str, Any]], queries_QD: np.ndarray, gallery: Side, pools: Pools,
-    chosen_M: np.ndarray, spectral_QG: np.ndarray,
-) -> dict[str, Any]:  # fmt: skip
-    hit_Q, spectral_Q = (_by_query(pools, one) for one in (chosen_M == pools.true_M, pools.first(spectral_QG)))
-    groups = [row["group"] for row in rows]
-    permuted = permuted_hits(queries_QD @ gallery.vectors_ND.T, pools, config.permutations, config.seed)
+def _chosen(
+    config: RerankBenchConfig, pools: Pools, chosen_M: np.ndarray, spectral_QG: np.ndarray, scores_QG: np.ndarray
+) -> Chosen:
+    hit_Q, ridge_Q = (_by_query(pools, one) for one in (chosen_M == pools.true_M, pools.first(spectral_QG)))
+    return Chosen(hit_Q, ridge_Q, permuted_hits(scores_QG, pools, config.permutations, config.seed))
+
+
+def _permuted(one: Chosen) -> dict[str, float]:
     return {
-        "first": interval(hit_Q, groups, config.seed), "chance": round(1 / pools.items_MN.shape[1], 6),
-        "permuted": round(float(permuted.mean()), 6), "permuted_sd": round(float(permuted.std(ddof=1)), 6),
-        "ridge": interval(spectral_Q, groups, config.seed),
-        "above_ridge": interval(hit_Q - spectral_Q, groups, config.seed),
-        "queries": len(rows), "groups": len(set(groups)), "by_language": _by_language(config, rows, hit_Q, spectral_Q),
+        "first": round(float(one.permuted.mean()), DIGITS), "first_sd": round(float(one.permuted.std(ddof=1)), DIGITS)
     }  # fmt: skip
 
 
@@ -172,17 +218,15 @@ def _by_query(pools: Pools, hit_M: np.ndarray) -> np.ndarray:
     return np.bincount(pools.query_M, hit_M) / np.bincount(pools.query_M)
 
 
-def _by_language(
-    config: RerankBenchConfig, rows: list[dict[str, Any]], hit_Q: np.ndarray, spectral_Q: np.ndarray
-) -> dict[str, Any]:
+def _by_language(config: RerankBenchConfig, rows: list[dict[str, Any]], one: Chosen) -> dict[str, Any]:
     """Return the figures of spoken names, by language, and of sounds without one, as `none`."""
     found = {}
     for language in sorted({row["language"] for row in rows}):
         mine = np.array([row["language"] == language for row in rows])
         groups = [row["group"] for row, is_mine in zip(rows, mine, strict=True) if is_mine]
         found[language or "none"] = {
-            "first": interval(hit_Q[mine], groups, config.seed), "queries": int(mine.sum()),
-            "ridge": interval(spectral_Q[mine], groups, config.seed),
+            "first": interval(one.hit_Q[mine], groups, config.seed), "queries": int(mine.sum()),
+            "ridge": interval(one.ridge_Q[mine], groups, config.seed),
         }  # fmt: skip
     return found
 
@@ -229,14 +273,17 @@ def _cut(engine: Engine, row: dict[str, Any], kinds: tuple[str, ...], path: Path
     return file
 
 
-def rows(result: dict[str, Any]) -> list[tuple[str, ...]]:
-    """Return the table of a result, small pools first."""
-    return [
-        (size, _share(one["first"]), f"{one['chance']:.3f}", f"{one['permuted']:.3f} ± {one['permuted_sd']:.3f}",
-         _share(one["ridge"]), _share(one["above_ridge"], "+"), str(one["queries"]))
-        for size, one in sorted(result["sizes"].items(), key=lambda item: int(item[0]))
-    ]  # fmt: skip
+def rows(told: dict[str, Any]) -> list[tuple[str, ...]]:
+    """Return the table of a result as plain values, small pools first."""
+    found = []
+    for size in sorted(told["config"]["sizes"]):
+        first, ridge, above = (_bounded(told, size, *one) for one in (("first",), ("ridge",), ("above_ridge", "+")))
+        permuted, chance = told["permuted"][pool_name(size)], told["chance"][pool_name(size)]["first"]
+        control = f"{permuted['first']:.3f} ± {permuted['first_sd']:.3f}"
+        found.append((str(size), first, f"{chance:.3f}", control, ridge, above, str(told["coverage"]["queries"])))
+    return found
 
 
-def _share(one: dict[str, float], sign: str = "") -> str:
-    return f"{one['mean']:{sign}.3f} ({one['low']:{sign}.3f} to {one['high']:{sign}.3f})"
+def _bounded(told: dict[str, Any], size: int, name: str, sign: str = "") -> str:
+    low, high = told["interval"][pool_name(size)][name]
+    return f"{told['metrics'][pool_name(size)][name]:{sign}.3f} ({low:{sign}.3f} to {high:{sign}.3f})"

@@ -1,9 +1,6 @@
-"""The commands of the paper's tables: `unibrivl bench esc50` and its neighbours; each prints and writes one row.
+"""The commands of the paper's tables: `unibrivl bench esc50` and its neighbours; each prints and writes one row."""
 
-A row whose weights or data are missing is printed and written all the same, without a number, and the exit code is 1.
-"""
-
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,24 +8,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..shards.console import Json, bar, print_json, print_table, usage
-from .figures import flat
+from .clotho_commands import bench_clotho
+from .desed_commands import bench_desed
+from .row_commands import Cache, Out, Seed, Tower, measured_row, open_tower, shown_tower, tell
+from .vegas_commands import bench_vegas
 
 if TYPE_CHECKING:
-    from .encoders import Embedder
     from .folds import FoldedSounds
     from .protocol import Result
 
-Out = Annotated[
-    Path | None, typer.Option(help="Write the result as JSON to this file; what samples came to as Parquet beside it.")
-]
-Seed = Annotated[int, typer.Option(help="Of all that is drawn.")]
-Cache = Annotated[Path | None, typer.Option(help="Folder that keeps embeddings, for this table and others.")]
-Tower = Annotated[
-    str,
-    typer.Option(help="Folder of a run or an index, clap:DIR, clip:DIR, logmel, random (chance), oracle (ceiling)."),
-]
 Fold = Annotated[list[int] | None, typer.Option(help="Only this fold, for a first look; repeat.")]
 EscData = Annotated[Path, typer.Option(help="Folder of ESC-50 or ESC-10: meta/esc50.csv or meta.csv, and audio/.")]
+Frames = Annotated[
+    bool, typer.Option("--frames", help="A probe trains on windows of 1 s; a clip is their mean probability.")
+]
 ProbeName = Annotated[str, typer.Option(help="l3, hear, or zero-shot (words, without training).")]
 Template = Annotated[str, typer.Option(help="Of zero-shot's headline: bare, laion or ensemble; all are told.")]
 
@@ -41,6 +34,7 @@ def bench_esc50(
     ] = None,
     probe: ProbeName = "l3",
     template: Template = "laion",
+    frames: Frames = False,
     fold: Fold = None,
     epochs: Annotated[int, typer.Option(help="Of wav2clip-supervised, over the clips of four folds.")] = 40,
     cache: Cache = None,
@@ -59,13 +53,15 @@ def bench_esc50(
     folds = tuple(fold or FOLDS)
     if tower in (None, SUPERVISED):
         with usage():
+            if frames:
+                raise ValueError("--frames is for a probe on a frozen tower; name it with --tower")
             config = Esc50Config(data=data, folds=folds, classifier=SupervisedConfig(epochs=epochs, seed=seed))
         with bar("esc50") as step:
-            result = _row(lambda: measure_esc50(config, step), "esc50", "official folds", SUPERVISED, seed)
+            result = measured_row(lambda: measure_esc50(config, step), "esc50", "official folds", SUPERVISED, seed)
     else:
         with usage():
             check_folds(folds, FOLDS)
-            frozen = FrozenConfig(probe=probe, template=template, seed=seed, cache=cache)
+            frozen = FrozenConfig(probe=probe, template=template, frames=frames, seed=seed, cache=cache)
         result = _frozen("esc50", lambda: list_esc50(data), tower, folds, frozen)
     tell(result, out, as_json)
 
@@ -75,6 +71,7 @@ def bench_urbansound8k(
     tower: Tower,
     probe: ProbeName = "l3",
     template: Template = "laion",
+    frames: Frames = False,
     fold: Fold = None,
     cache: Cache = None,
     seed: Seed = 0,
@@ -91,7 +88,7 @@ def bench_urbansound8k(
     with usage():
         folds = tuple(fold or FOLDS)
         check_folds(folds, FOLDS)
-        config = FrozenConfig(probe=probe, template=template, seed=seed, cache=cache)
+        config = FrozenConfig(probe=probe, template=template, frames=frames, seed=seed, cache=cache)
     tell(_frozen("urbansound8k", lambda: list_urbansound8k(data), tower, folds, config), out, as_json)
 
 
@@ -123,7 +120,7 @@ def bench_class_pictures(
             epochs=epochs, seed=seed,
         )  # fmt: skip
     with bar("class pictures") as step:
-        result = _row(
+        result = measured_row(
             lambda: measure_class_pictures(config, step), "class-pictures", "official folds", language_tower, seed
         )
     tell(result, out, as_json)
@@ -155,10 +152,10 @@ def bench_vggsound_retrieval(
             data=data, audio_embeddings=audio_embeddings, image_embeddings=image_embeddings, gallery=gallery,
             only=only, frames=frames, cache=cache, seed=seed,
         )  # fmt: skip
-    name = _shown(tower) if tower else "given embeddings"
+    name = shown_tower(tower) if tower else "given embeddings"
     with bar("vggsound-retrieval") as step:
-        result = _row(
-            lambda: measure_vggsound_retrieval(config, _open(tower, seed) if tower else None, step),
+        result = measured_row(
+            lambda: measure_vggsound_retrieval(config, open_tower(tower, seed) if tower else None, step),
             "vggsound-retrieval", config.protocol(), name, seed,
         )  # fmt: skip
     tell(result, out, as_json)
@@ -189,10 +186,10 @@ def bench_vggsound(
         if (tower is None) == (scores is None):
             raise ValueError("tower or --scores: want exactly one of them")
         config = VggsoundConfig(data=data, scores=scores, probe=probe, cache=cache, seed=seed)
-    name = _shown(tower) if tower else "given scores"
+    name = shown_tower(tower) if tower else "given scores"
     with bar("vggsound") as step:
-        result = _row(
-            lambda: measure_vggsound(config, _open(tower, seed) if tower else None, step),
+        result = measured_row(
+            lambda: measure_vggsound(config, open_tower(tower, seed) if tower else None, step),
             "vggsound", config.protocol(), name, seed,
         )  # fmt: skip
     tell(result, out, as_json)
@@ -251,7 +248,9 @@ class TableFormat(StrEnum):
 
 
 def bench_table(
-    results: Annotated[list[Path] | None, typer.Argument(help="Result files of the tables' commands.")] = None,
+    results: Annotated[
+        list[Path] | None, typer.Argument(help="Result files of the tables' commands and of bench human report.")
+    ] = None,
     form: Annotated[
         TableFormat, typer.Option("--format", help="Of the tables; html needs --out.")
     ] = TableFormat.markdown,
@@ -268,29 +267,18 @@ def bench_table(
 
     if form is TableFormat.html and out is None:
         raise typer.BadParameter("html needs a file: name it with --out")
-    rows = made.table_rows([made.read_row(path) for path in results or ()])
+    read = [made.read_row(path) for path in results or ()]
+    rows, blocks = made.table_rows(read), made.human_blocks(read)
     if as_json or form is TableFormat.json:
-        text = canonical_json(made.as_json(rows)).decode()
+        text = canonical_json(made.as_json(rows, blocks)).decode()
     elif form is TableFormat.html:
-        return write_page(made.as_page(rows), Path(out or ""))
+        return write_page(made.as_page(rows, blocks), Path(out or ""))
     else:
-        text = made.as_latex(rows) if form is TableFormat.latex else made.as_markdown(rows)
+        text = made.as_latex(rows, blocks) if form is TableFormat.latex else made.as_markdown(rows, blocks)
     if out is None:
         typer.echo(text, nl=False)
     else:
         write_bytes(out, text.encode())
-
-
-def _open(tower: str, seed: int) -> "Embedder":
-    from .encoders import open_encoder
-
-    return open_encoder(tower, seed=seed)
-
-
-def _shown(tower: str) -> str:
-    """Return a tower's name without the folders above it."""
-    kind, colon, place = tower.rpartition(":")
-    return f"{kind}{colon}{Path(place).name}"
 
 
 def _frozen(
@@ -299,57 +287,10 @@ def _frozen(
     from .folds import measure_frozen
 
     with bar(bench) as step:
-        return _row(
-            lambda: measure_frozen(bench, listing(), _open(tower, config.seed), folds, config, step),
-            bench, f"official folds, {config.probe}", _shown(tower), config.seed,
+        return measured_row(
+            lambda: measure_frozen(bench, listing(), open_tower(tower, config.seed), folds, config, step),
+            bench, config.protocol(), shown_tower(tower), config.seed,
         )  # fmt: skip
-
-
-def _row(measure: "Callable[[], Result]", bench: str, protocol: str, tower: str, seed: int) -> "Result":
-    from .protocol import measured
-
-    return measured(measure, bench=bench, protocol=protocol, tower=tower, seed=seed)
-
-
-def tell(result: "Result", out: Path | None, as_json: bool) -> None:
-    """Write and print a row; exit with 1 if weights or data are missing."""
-    from .protocol import write_result
-
-    if out is not None:
-        write_result(out, result)
-    told = result.as_dict()
-    if as_json:
-        print_json(told)
-    elif result.expected:
-        typer.echo(f"{result.bench}, {result.tower}: {result.status}: {told.get('reason', '')}")
-        typer.echo(f"expected: {', '.join(result.expected)}")
-    else:
-        columns = ("figure", "value", "95 %", "chance", "ceiling")
-        print_table(f"{result.bench}, {result.tower}, {result.protocol}", columns, list(_lines(told)))
-        typer.echo(f"status: {result.status}; covered: {_covered(result.coverage)}")
-    if result.expected:
-        raise typer.Exit(1)
-
-
-def _lines(told: dict[str, Any]) -> Iterator[tuple[str, ...]]:
-    """Yield a line for each figure, nested ones by their path."""
-    bounds = [flat(told[name]) for name in ("interval", "chance", "oracle")]
-    for name, value in flat(told["metrics"]).items():
-        low_high, chance, oracle = (found.get(name) for found in bounds)
-        shown = "" if low_high is None else f"{low_high[0]:.4f} to {low_high[1]:.4f}"
-        yield name, _number(value), shown, _number(chance), _number(oracle)
-
-
-def _number(value: Any) -> str:
-    return "" if value is None else f"{value:.5g}" if isinstance(value, float) else str(value)
-
-
-def _covered(coverage: dict[str, Any]) -> str:
-    return ", ".join(f"{name} {_short(value)}" for name, value in coverage.items())
-
-
-def _short(value: Any) -> str:
-    return f"{len(value)}: {', '.join(map(str, value[:5]))}" if isinstance(value, list) and value else str(value)
 
 
 TABLES: dict[str, Callable[..., None]] = {
@@ -358,6 +299,9 @@ TABLES: dict[str, Callable[..., None]] = {
     "class-pictures": bench_class_pictures,
     "vggsound": bench_vggsound,
     "vggsound-retrieval": bench_vggsound_retrieval,
+    "desed": bench_desed,
+    "clotho": bench_clotho,
+    "vegas": bench_vegas,
     "compare": bench_compare,
     "doctor": bench_doctor,
     "table": bench_table,

@@ -20,16 +20,16 @@ from typing import Any
 import numpy as np
 
 from ..index.cards import stored_sample
-from ..index.engine import Engine, open_engine
+from ..index.engine import Engine
 from ..index.media import SILENT
 from ..index.question import Part
 from ..model.batches import fit
 from ..shards.checks import check_ranges
-from .environment import environment
 from .errors import BenchError
 from .loudness import amplify, as_int16, clip, measure_loudness, spearman, with_noise
 from .made_pictures import MadePictures, make_pictures
-from .protocol import t_interval
+from .opened import open_index
+from .protocol import LEVEL, Progress, Result, t_interval
 from .retrieval import read_side
 
 COLUMNS = (
@@ -50,7 +50,12 @@ HEADROOM_DB = 0.1
 SNRS_DB = (40.0, 30.0, 20.0, 10.0, 0.0)
 LIMIT = 0.01
 """Share of the distance between two sounds that gain alone must move an embedding by, to count as heard."""
+ASKED = {"score": "mean score", "text": "size in words"}
 REMOVED, KEPT = "front end removes gain", "front end keeps gain"
+PROTOCOL = (
+    "gains of -30 to 12 dB around a float master, as saved, peak safe, in 16 bits, and noise; first whether the front "
+    "end lets gain through, then its rank correlation with the mean score of a fixed pool"
+)
 Embed = Callable[[list[np.ndarray]], np.ndarray]
 """From sounds to embeddings (N, D) float32, of the model's own length."""
 
@@ -103,17 +108,16 @@ class Heard:
     reference_norms_S: np.ndarray
 
 
-def measure_volume(
-    config: VolumeConfig, progress: Callable[[int, int, str], None] = lambda done, total, text: None
-) -> dict[str, Any]:
-    """Measure; return figures as plain JSON values.
+def measure_volume(config: VolumeConfig, progress: Progress = lambda done, total, text: None) -> Result:
+    """Measure the gate, every arm, and the trend where gain is heard.
 
     Raises:
+        NeedsError: the index, its run or the pipeline is missing.
         BenchError: the split has too few audible sounds or pictures, pyloudnorm is missing, or the model tells no
             sounds apart.
         UnibrivlError: the index or the pipeline is not in order.
     """
-    engine = open_engine(config.index)
+    engine = open_index(config.index)
     masters = _masters(engine, config)
     gallery = read_side(engine.snapshot, "image", config.split).vectors_ND
     if len(gallery) < config.pictures:
@@ -121,19 +125,39 @@ def measure_volume(
     drawn = np.random.default_rng([config.seed, 1]).permutation(len(gallery))[: config.pictures]
     listener = Listener(engine.encoder.audio_with_norm, gallery[drawn], _direction(engine, config))
     made = None if config.pipeline is None else make_pictures(engine, config.pipeline, config.seeds, config.seed)
+    found = study(listener, masters, made, config.seed, progress)
     told = asdict(config) | {"index": config.index.name, "pipeline": config.pipeline and Path(config.pipeline).name}
-    return {
-        "bench": "volume", **study(listener, masters, made, config.seed, progress),
-        "text": _describe_text(engine, config),
-        "index": {"snapshot": engine.snapshot.id, "fingerprints": engine.fingerprints},
-        "tower": engine.encoder.model.tower_name, "config": told, "environment": environment(), "repeats": 1,
-    }  # fmt: skip
+    return Result(
+        bench="volume", protocol=PROTOCOL, tower=engine.encoder.model.tower_name, metrics=found.metrics,
+        chance=found.chance, coverage={"sounds": len(masters), "pictures": config.pictures}, interval=found.interval,
+        seed=config.seed, config=told,
+        more=found.more | {
+            "text": _describe_text(engine, config), "repeats": 1,
+            "index": {"snapshot": engine.snapshot.id, "fingerprints": engine.fingerprints},
+        },
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Studied:
+    """What loudness does, as a result tells it."""
+
+    metrics: dict[str, Any]
+    """`gate`, and `trend` where gain is heard: rank correlations by arm."""
+    chance: dict[str, Any]
+    interval: dict[str, Any]
+    more: dict[str, Any]
+    """`verdict`, `gate`, `noise_floor`, and the points of every arm."""
+
+    def told(self) -> dict[str, Any]:
+        """Return the fields of a result that are filled."""
+        return {"metrics": self.metrics, "chance": self.chance, "interval": self.interval} | self.more
 
 
 def study(
     listener: Listener, masters: Sequence[np.ndarray], made: MadePictures | None = None, seed: int = 0,
-    progress: Callable[[int, int, str], None] = lambda done, total, text: None,
-) -> dict[str, Any]:  # fmt: skip
+    progress: Progress = lambda done, total, text: None,
+) -> Studied:  # fmt: skip
     """Return gate, arms, trend and noise floor for masters, float32 (samples,) at 16 kHz.
 
     Raises:
@@ -146,13 +170,25 @@ def study(
         arms[name] = _hear(listener.embed, references, levels, make)
     progress(len(makers), len(makers), "")
     gate = _gate(arms["peak_safe"])
-    heard = not gate["removes_gain"]
-    return {
-        "gate": gate, "verdict": KEPT if heard else REMOVED,
-        "trend": {name: _trend(listener, arms[name]) for name in ("as_saved", "peak_safe")} if heard else None,
-        "noise_floor": _noise_floor(made, arms["as_saved"]),
-        "arms": {name: _points(listener, arm) for name, arm in arms.items()},
-    }  # fmt: skip
+    removed = gate["share"] < LIMIT
+    trend = {} if removed else {name: _trend(listener, arms[name]) for name in ("as_saved", "peak_safe")}
+    metrics: dict[str, Any] = {"gate": gate}
+    if trend:
+        metrics["trend"] = _each(trend, lambda one: one["mean"])
+    return Studied(
+        metrics,
+        {"trend": _each(trend, lambda one: 0.0)} if trend else {},
+        {"trend": _each(trend, lambda one: [one["low"], one["high"]]), "level": LEVEL} if trend else {},
+        {
+            "verdict": REMOVED if removed else KEPT, "gate": {"limit": LIMIT, "removes_gain": removed},
+            "noise_floor": _noise_floor(made, arms["as_saved"]),
+            "arms": {name: _points(listener, arm) for name, arm in arms.items()},
+        },
+    )  # fmt: skip
+
+
+def _each(trend: dict[str, dict[str, Any]], told: Callable[[dict[str, float]], Any]) -> dict[str, dict[str, Any]]:
+    return {arm: {what: told(one) for what, one in found.items()} for arm, found in trend.items()}
 
 
 Make = Callable[[int, np.ndarray, float], np.ndarray]
@@ -182,7 +218,7 @@ def _split(embedded_ND: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return embedded_ND / norms_N[:, None], norms_N
 
 
-def _gate(arm: Heard) -> dict[str, Any]:
+def _gate(arm: Heard) -> dict[str, float]:
     """Compare what gain alone moves with what lies between the sounds."""
     cosines_LS = (arm.unit_LSD * arm.reference_SD).sum(axis=2)
     moved = float(np.median((1 - cosines_LS).max(axis=0)))
@@ -190,9 +226,7 @@ def _gate(arm: Heard) -> dict[str, Any]:
     apart = float(np.median(between))
     if not apart > 1e-6:
         raise BenchError("the model gives all sounds one embedding, so nothing can be said of loudness; train it first")
-    share = moved / apart
-    return {"moved": _short(moved), "apart": _short(apart), "share": _short(share), "limit": LIMIT,
-            "removes_gain": share < LIMIT}  # fmt: skip
+    return {"moved": _short(moved), "apart": _short(apart), "share": _short(moved / apart)}
 
 
 def _trend(listener: Listener, arm: Heard) -> dict[str, Any]:
@@ -200,11 +234,10 @@ def _trend(listener: Listener, arm: Heard) -> dict[str, Any]:
     asked = {"score": (arm.unit_LSD @ listener.pool_PD.T).mean(axis=2)}
     if listener.direction_D is not None:
         asked["text"] = arm.unit_LSD @ listener.direction_D
-    found = {
+    return {
         name: t_interval(np.array([spearman(np.array(arm.levels_L), values_L) for values_L in values_LS.T]))
         for name, values_LS in asked.items()
     }
-    return {"text": None} | found
 
 
 def _noise_floor(made: MadePictures | None, arm: Heard) -> dict[str, Any]:
@@ -278,30 +311,33 @@ def _short(value: float) -> float:
     return round(value, 6)
 
 
-def rows(result: dict[str, Any]) -> list[tuple[str, ...]]:
-    """Return the table of a result."""
+def rows(told: dict[str, Any]) -> list[tuple[str, ...]]:
+    """Return the table of a result as plain values."""
     return [
         (name.replace("_", " "), f"{p['level_db']:+g} dB", f"{p['peak']:.3f}", f"{p['clipped']:.2%}",
          "" if p["lufs"] is None else f"{p['lufs']:.1f}",
          f"{p['cosine']['mean']:.3f} ({p['cosine']['low']:.3f} to {p['cosine']['high']:.3f})", f"{p['norm']:.2f}",
          f"{p['score_moved']:.4f}", f"{p['same_first']:.0%}", f"{p['rank_correlation']:.2f}")
-        for name, points in result["arms"].items() for p in points
+        for name, points in told["arms"].items() for p in points
     ]  # fmt: skip
 
 
-def summary(result: dict[str, Any]) -> list[str]:
+def summary(told: dict[str, Any]) -> list[str]:
     """Return what the gate says, in a line each; trends only where gain is heard."""
-    gate = result["gate"]
+    gate = told["metrics"]["gate"]
     lines = [
-        f"{result['verdict']}: gain alone moves an embedding by {gate['moved']:.4f}, {gate['share']:.1%} of the "
-        f"{gate['apart']:.4f} between two sounds (heard from {gate['limit']:.0%})"
+        f"{told['verdict']}: gain alone moves an embedding by {gate['moved']:.4f}, {gate['share']:.1%} of the "
+        f"{gate['apart']:.4f} between two sounds (heard from {told['gate']['limit']:.0%})"
     ]
-    for name, trend in (result["trend"] or {}).items():
-        lines += [
-            f"rank correlation of gain and {what}, {name.replace('_', ' ')}: "
-            f"{trend[key]['mean']:+.2f} ({trend[key]['low']:+.2f} to {trend[key]['high']:+.2f})"
-            for key, what in (("score", "mean score"), ("text", "size in words")) if trend[key] is not None
-        ]  # fmt: skip
-    floor = result["noise_floor"]
-    told = f"not known: {floor['reason']}" if floor["sd"] is None else f"{floor['sd']:.4f}, over {floor['seeds']} seeds"
-    return [*lines, f"deviation of a score from seed to seed: {told}"]
+    for arm, trend in told["metrics"].get("trend", {}).items():
+        for what, value in trend.items():
+            low, high = told["interval"]["trend"][arm][what]
+            lines.append(
+                f"rank correlation of gain and {ASKED[what]}, {arm.replace('_', ' ')}: "
+                f"{value:+.2f} ({low:+.2f} to {high:+.2f})"
+            )
+    floor = told["noise_floor"]
+    known = (
+        f"not known: {floor['reason']}" if floor["sd"] is None else f"{floor['sd']:.4f}, over {floor['seeds']} seeds"
+    )
+    return [*lines, f"deviation of a score from seed to seed: {known}"]

@@ -11,27 +11,27 @@ CURVES = {
 }
 
 
-def volume_page(result: dict[str, Any]) -> Page:
-    """Return the page of a result."""
+def volume_page(told: dict[str, Any]) -> Page:
+    """Return the page of a result as plain values."""
     table = Table(
-        caption="Levels", columns=COLUMNS, rows=tuple(rows(result)),
+        caption="Levels", columns=COLUMNS, rows=tuple(rows(told)),
         note="Cosine and norm are against the same sound at 0 dB (noise: without it). Score moved is the mean change "
         "of a cosine with the pictures of a fixed pool; same first, how often the same of them stays first.",
     )  # fmt: skip
-    shown = {} if result["verdict"] == REMOVED else CURVES
+    shown = {} if told["verdict"] == REMOVED else CURVES
     return Page(
         title="What loudness does", tables=(), questions=(),
-        paragraphs=tuple(line[0].upper() + line[1:] for line in summary(result)),
+        paragraphs=tuple(line[0].upper() + line[1:] for line in summary(told)),
         facts=(
-            ("index", result["config"]["index"]), ("snapshot", result["index"]["snapshot"]),
-            ("sounds", str(result["config"]["sounds"])), ("seed", str(result["config"]["seed"])),
-            *((f"{modality} model", told[:16]) for modality, told in result["index"]["fingerprints"].items()),
+            ("index", told["config"]["index"]), ("snapshot", told["index"]["snapshot"]),
+            ("sounds", str(told["config"]["sounds"])), ("seed", str(told["config"]["seed"])),
+            *((f"{modality} model", one[:16]) for modality, one in told["index"]["fingerprints"].items()),
         ),
-        figures=(*(_curve(result, name, caption) for name, caption in shown.items()), Figure(table=table)),
+        figures=(*(_curve(told, name, caption) for name, caption in shown.items()), Figure(table=table)),
     )  # fmt: skip
 
 
-def _curve(result: dict[str, Any], name: str, caption: str) -> Figure:
-    points = tuple((point["level_db"], point["cosine"]["mean"]) for point in result["arms"][name])
+def _curve(told: dict[str, Any], name: str, caption: str) -> Figure:
+    points = tuple((point["level_db"], point["cosine"]["mean"]) for point in told["arms"][name])
     curve = Curve(x_label="gain in dB", y_label="cosine with 0 dB", points=points)
     return Figure(caption=caption, curve=curve)

@@ -21,6 +21,7 @@ Modality = Literal["audio", "image"]
 CURVE_BOX = (600, 200)
 """Width and height of a curve's drawing."""
 _PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
+_PROSE = 32  # characters: no figure with its bounds has more
 _ALT_CHARACTERS = 160  # a screen reader reads the whole text out
 
 
@@ -101,6 +102,13 @@ class Table:
                 raise ValueError(
                     f"table {self.caption!r}: a row has {len(row)} cells, expected {len(self.columns)}: {row}"
                 )
+
+    @property
+    def prose(self) -> frozenset[int]:
+        """Return the columns that hold sentences rather than figures."""
+        return frozenset(
+            column for column in range(1, len(self.columns)) if any(len(row[column]) > _PROSE for row in self.rows)
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

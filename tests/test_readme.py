@@ -59,8 +59,11 @@ def test_tables_of_the_page_on_generating_are_their_result_files() -> None:
     told = [row for row in volume.rows(read_result(heard)) if row[0] in ("as saved", "peak safe")]
     lines = [volume.COLUMNS, ("---",) * len(volume.COLUMNS), *told]
     assert shown[heard] == "".join(f"| {' | '.join(line)} |\n" for line in lines)
-    for one in read_result(chosen)["sizes"].values():
-        assert one["first"]["low"] > one["chance"] and one["first"]["mean"] > one["permuted"] + 3 * one["permuted_sd"]
+    result = read_result(chosen)
+    for size, one in result["metrics"].items():
+        permuted = result["permuted"][size]
+        assert result["interval"][size]["first"][0] > result["chance"][size]["first"]
+        assert one["first"] > permuted["first"] + 3 * permuted["first_sd"]
 
 
 @pytest.mark.parametrize("name", [name for name in TABLES if "stamps" in name])

@@ -1,5 +1,6 @@
-"""A tiny index of a short run, and indexes of made-up embeddings."""
+"""A tiny index of a short run, indexes of made-up embeddings, and `unibrivl bench` in this process."""
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -7,9 +8,33 @@ from typing import Any
 import numpy as np
 import pytest
 
+from unibrivl import cli
+from unibrivl.bench import folds
+from unibrivl.bench.probes import Recipe
 from unibrivl.index.snapshot import publish, writing
 
 from ..made import write_segment
+
+Call = Callable[..., tuple[int, str, str]]
+SMALL = Recipe(hidden=((16,),), lrs=(1e-2,), batch_size=16, epochs=40, patience=20)
+
+
+@pytest.fixture
+def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Call:
+    """Return a function that runs `unibrivl bench` in this process."""
+    monkeypatch.setitem(folds.PROBES, "l3", SMALL)
+
+    def run(*words: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["unibrivl", "bench", *map(str, words)])
+        code: object = 0
+        try:
+            cli.main()
+        except SystemExit as e:
+            code = e.code or 0
+        out, err = capsys.readouterr()
+        return (code, out, err) if isinstance(code, int) else (1, out, f"{err}{code}\n")
+
+    return run
 
 
 @pytest.fixture

@@ -21,6 +21,8 @@ from unibrivl.bench.encoders import (
 )
 from unibrivl.bench.errors import BenchError, NeedsError
 from unibrivl.model.embed import load_encoder
+from unibrivl.model.library import LITE0
+from unibrivl.model.towers import image_tower
 
 from ..conftest import picture
 from .esc_folder import tone
@@ -189,6 +191,15 @@ def test_clap_is_read_from_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     config = json.loads((tmp_path / "clap" / "config.json").read_text(encoding="utf-8"))
     (tmp_path / "clap" / "config.json").write_text(json.dumps(config | {"note": "changed"}), encoding="utf-8")
     assert open_encoder(f"clap:{tmp_path / 'clap'}").fingerprint != encoder.fingerprint
+
+
+def test_an_image_tower_is_an_encoder_by_itself() -> None:
+    encoder = open_encoder(f"image:{LITE0}")
+    pictures = [picture(number) for number in range(2)]
+    assert embed(encoder, "image", pictures).shape[0] == 2 and encoder.name == f"image:{LITE0}"
+    assert encoder.fingerprint == image_tower(LITE0).fingerprint and not embeds(encoder, "text")
+    with pytest.raises(NeedsError, match="there is no /nowhere/b5"):
+        open_encoder("image:brivl-b5:/nowhere/b5")
 
 
 def test_chance_draws_anew_for_other_clips() -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import soundfile
 
 from unibrivl.bench import folds as module
 from unibrivl.bench.encoders import open_encoder
@@ -76,6 +77,49 @@ def test_the_measured_fold_trains_and_chooses_nothing(esc: FoldedSounds, monkeyp
         ({3, 4, 5}, {2}), ({1, 4, 5}, {3}), ({1, 2, 5}, {4}), ({1, 2, 3}, {5}), ({2, 3, 4}, {1}),
     ]  # fmt: skip
     assert seen[0][2] is None and seen[1][2] == [Point(hidden=(16,), lr=1e-2, init="xavier_uniform")]
+
+
+def test_a_clip_is_what_its_windows_are_on_average(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two windows lean to one class and the third is sure of the other: more windows are wrong, the mean is right."""
+    table = write_set(tmp_path / "esc")
+    for path in sorted((table / "audio").iterdir()):
+        sound, rate = soundfile.read(path)
+        soundfile.write(path, np.tile(sound, 5), rate)  # 2.5 s: three windows
+    data = list_esc50(table)
+    windows = data.windows()
+    assert windows.counts.tolist() == [3] * 40 and (np.bincount(windows.files) == 3).all()
+    own = data.targets[windows.files]
+    sure = np.tile([0.4, 0.4, 0.9], 40)
+    scores = np.where(np.arange(2) == own[:, None], sure[:, None], 1 - sure[:, None])
+    seen: list[int] = []
+
+    class AsGiven:
+        point = Point(hidden=(), lr=0, init="")
+
+        def predict(self, features: np.ndarray) -> np.ndarray:
+            return features
+
+        def as_dict(self) -> dict[str, object]:
+            return {}
+
+    monkeypatch.setattr(module, "embed_items", lambda *a: scores.astype(np.float32))
+    monkeypatch.setattr(
+        module, "fit_probe", lambda r, train, valid, *a, **k: seen.append(len(valid.targets)) or AsGiven()
+    )
+    result = measure_frozen("esc50", data, open_encoder("logmel"), data.official, FrozenConfig(frames=True))
+    assert (scores.argmax(axis=1) == own).mean() < 0.5 and result.metrics["accuracy"] == 1
+    assert seen == [24] * 5 and result.config["frames"] and "windows of 1 s" in result.protocol
+
+
+def test_windows_of_a_clip_train_a_probe(us8k: FoldedSounds, tmp_path: Path) -> None:
+    """Kept apart from embeddings of whole clips."""
+    for frames in (True, False):
+        config = FrozenConfig(frames=frames, cache=tmp_path)
+        result = measure_frozen("urbansound8k", us8k, open_encoder("logmel"), us8k.official, config)
+        assert result.metrics["accuracy"] >= 0.95
+    assert len(list(tmp_path.iterdir())) == 2
+    with pytest.raises(ValueError, match="frames are for a probe"):
+        FrozenConfig(probe="zero-shot", frames=True)
 
 
 class Words:

@@ -15,18 +15,20 @@ from ..index.generating import another_run
 
 def test_every_method_spends_the_same_and_is_judged(index: Path, run: Path, tmp_path: Path) -> None:
     config = NoiseSearchConfig(index=index, judge=another_run(run, tmp_path), sounds=5, n=5, steps=4)
-    result = measure_noise_search(config)
-    assert set(result["methods"]) == {"best-of-n", "prune", "zero-order"}
+    told = measure_noise_search(config).as_dict()
+    assert set(told["metrics"]) == set(told["methods"]) == {"best-of-n", "prune", "zero-order"}
     cost = 5 * 4 * 2
-    for name, one in result["methods"].items():
+    for name, one in told["methods"].items():
         assert cost * 0.8 <= one["evaluations"] <= cost, name
-        assert len(one["scores"]) == 5 and one["score"] == pytest.approx(np.mean(one["scores"]), abs=1e-6)
+        assert len(one["scores"]) == 5
+        assert told["metrics"][name]["score"] == pytest.approx(np.mean(one["scores"]), abs=1e-6)
         assert len(one["judged"]) == 5 and np.abs(one["judged"]).max() <= 1
-    assert result["methods"]["best-of-n"]["score_above"] == {"mean": 0, "low": 0, "high": 0}
-    assert result["judge"]["shared_with_verifier"] == ["image"]
-    text = json.dumps(result, allow_nan=False)
+    assert told["metrics"]["best-of-n"]["score_above"] == 0
+    assert told["interval"]["best-of-n"]["score_above"] == [0, 0]
+    assert told["judge"]["shared_with_verifier"] == ["image"]
+    text = json.dumps(told, allow_nan=False)
     assert str(index.parent) not in text and str(tmp_path) not in text
-    assert all(len(row) == len(COLUMNS) for row in rows(result))
+    assert all(len(row) == len(COLUMNS) for row in rows(told))
     with pytest.raises(BenchError, match="sounds in split none, want 5"):
         measure_noise_search(NoiseSearchConfig(index=index, judge=tmp_path, sounds=5, split="none"))
 

@@ -16,6 +16,7 @@ from unibrivl.bench.rerank import (
     interval,
     measure_rerank,
     permuted_hits,
+    pool_name,
     rows,
 )
 
@@ -58,14 +59,19 @@ def test_the_interval_resamples_groups() -> None:
 
 def test_sounds_choose_from_pools_and_the_command_agrees(index: Path) -> None:
     result = measure_rerank(RerankBenchConfig(index=index, sizes=(2, 4), by_command=1, permutations=20))
-    for size, one in result["sizes"].items():
-        assert one["chance"] == 1 / int(size) and one["queries"] == 6 and one["groups"] == 3
-        assert one["first"]["low"] <= one["first"]["mean"] <= one["first"]["high"]
-        assert one["above_ridge"]["mean"] == pytest.approx(one["first"]["mean"] - one["ridge"]["mean"], abs=2e-6)
-        assert one["by_language"]["none"]["first"] == one["first"]
-    assert result["command"]["size"] == 4 and result["command"]["pools"] == result["command"]["same_choice"] == 1
-    assert str(index.parent) not in json.dumps(result, allow_nan=False)
-    assert all(len(row) == len(COLUMNS) for row in rows(result))
+    told = result.as_dict()
+    assert told["coverage"] == {"queries": 6, "groups": 3}
+    for size in (2, 4):
+        figures, bounds = told["metrics"][pool_name(size)], told["interval"][pool_name(size)]
+        assert told["chance"][pool_name(size)]["first"] == 1 / size and told["oracle"][pool_name(size)]["first"] == 1
+        assert all(bounds[name][0] <= value <= bounds[name][1] for name, value in figures.items())
+        assert figures["above_ridge"] == pytest.approx(figures["first"] - figures["ridge"], abs=2e-6)
+        assert told["by_language"][pool_name(size)]["none"]["first"]["mean"] == figures["first"]
+        assert result.predictions is not None
+        assert np.mean(result.predictions[f"{pool_name(size)}_first"]) == pytest.approx(figures["first"], abs=1e-6)
+    assert told["command"]["size"] == 4 and told["command"]["pools"] == told["command"]["same_choice"] == 1
+    assert str(index.parent) not in json.dumps(told, allow_nan=False)
+    assert all(len(row) == len(COLUMNS) for row in rows(told))
     with pytest.raises(BenchError, match="a sound has 4 unrelated pictures in the gallery, want 9 for its pool"):
         measure_rerank(RerankBenchConfig(index=index, sizes=(10,)))
     with pytest.raises(ValueError, match=r"sizes are \(1,\), want pools of 2 to 1000"):

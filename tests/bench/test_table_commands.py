@@ -1,39 +1,11 @@
 """The commands of the tables as typed: rows on screen, as JSON and in files; exit codes."""
 
 import json
-import sys
-from collections.abc import Callable
 from pathlib import Path
 
-import pytest
-
-from unibrivl import cli
-from unibrivl.bench import folds
-from unibrivl.bench.probes import Recipe
-
+from .conftest import Call
 from .esc_folder import write_set
 from .table_sets import write_urbansound8k, write_vggsound
-
-Call = Callable[..., tuple[int, str, str]]
-SMALL = Recipe(hidden=((16,),), lrs=(1e-2,), batch_size=16, epochs=40, patience=20)
-
-
-@pytest.fixture
-def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Call:
-    """Return a function that runs `unibrivl bench` in this process."""
-    monkeypatch.setitem(folds.PROBES, "l3", SMALL)
-
-    def run(*words: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["unibrivl", "bench", *map(str, words)])
-        code: object = 0
-        try:
-            cli.main()
-        except SystemExit as e:
-            code = e.code or 0
-        out, err = capsys.readouterr()
-        return (code, out, err) if isinstance(code, int) else (1, out, f"{err}{code}\n")
-
-    return run
 
 
 def test_esc50_frozen_is_printed_written_and_compared(tmp_path: Path, call: Call) -> None:
@@ -54,6 +26,8 @@ def test_what_is_not_offered_is_a_mistake_of_usage(tmp_path: Path, call: Call) -
     for words in (["--split", "random"], ["--probe", "svm"], ["--fold", "6"]):
         code, _, err = call("esc50", "--data", tmp_path, "--tower", "random", *words)
         assert code == 2, err
+    assert call("esc50", "--data", tmp_path, "--frames")[0] == 2  # nothing is frozen
+    assert call("esc50", "--data", tmp_path, "--tower", "random", "--frames", "--probe", "zero-shot")[0] == 2
     assert call("vggsound", "--data", tmp_path)[0] == 2
     assert call("vggsound-retrieval", "--data", tmp_path, "--tower", "random", "--gallery", "some")[0] == 2
 

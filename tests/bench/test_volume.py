@@ -56,17 +56,19 @@ def test_a_front_end_that_removes_gain_is_caught(encoder: Encoder, masters: list
     def levelled(sounds: list[np.ndarray]) -> np.ndarray:
         return encoder.audio_with_norm([sound / np.sqrt((sound**2).mean()) * np.float32(0.1) for sound in sounds])
 
-    removed = study(listen(levelled, encoder), masters)
-    assert removed["verdict"] == REMOVED and removed["trend"] is None
-    assert removed["gate"]["removes_gain"] and removed["gate"]["share"] < 1e-3
+    removed = study(listen(levelled, encoder), masters).told()
+    assert removed["verdict"] == REMOVED and "trend" not in removed["metrics"] and not removed["interval"]
+    assert removed["gate"]["removes_gain"] and removed["metrics"]["gate"]["share"] < 1e-3
     assert summary(removed)[0].startswith("front end removes gain") and len(summary(removed)) == 2
-    heard = study(listen(encoder.audio_with_norm, encoder), masters)
-    assert heard["verdict"] == KEPT and not heard["gate"]["removes_gain"] and heard["gate"]["share"] > 0.01
-    assert set(heard["trend"]) == {"as_saved", "peak_safe"} and heard["trend"]["peak_safe"]["text"] is None
+    heard = study(listen(encoder.audio_with_norm, encoder), masters).told()
+    assert heard["verdict"] == KEPT and not heard["gate"]["removes_gain"] and heard["metrics"]["gate"]["share"] > 0.01
+    assert {arm: set(told) for arm, told in heard["metrics"]["trend"].items()} == {
+        "as_saved": {"score"}, "peak_safe": {"score"},
+    }  # fmt: skip
 
 
 def test_arms_isolate_what_they_are_named_for(encoder: Encoder, masters: list[np.ndarray]) -> None:
-    arms = study(listen(encoder.audio_with_norm, encoder), masters)["arms"]
+    arms = study(listen(encoder.audio_with_norm, encoder), masters).more["arms"]
     levels = {name: {point["level_db"]: point for point in points} for name, points in arms.items()}
     for name in ("as_saved", "peak_safe", "int16"):
         zero = levels[name][0.0]
@@ -93,10 +95,10 @@ def test_gain_along_a_direction_is_a_trend(masters: list[np.ndarray], encoder: E
         return found
 
     direction = np.eye(encoder.dim, dtype=np.float32)[0]
-    result = study(listen(leaning, encoder, direction_D=direction), masters)
-    trend = result["trend"]["peak_safe"]["text"]
-    assert trend["mean"] == trend["low"] == trend["high"] == pytest.approx(1)
-    assert "size in words, peak safe: +1.00" in " ".join(summary(result))
+    told = study(listen(leaning, encoder, direction_D=direction), masters).told()
+    assert told["metrics"]["trend"]["peak_safe"]["text"] == pytest.approx(1)
+    assert told["interval"]["trend"]["peak_safe"]["text"] == pytest.approx([1, 1])
+    assert "size in words, peak safe: +1.00" in " ".join(summary(told))
 
 
 def test_a_model_that_tells_no_sounds_apart_is_refused(encoder: Encoder, masters: list[np.ndarray]) -> None:
@@ -107,7 +109,7 @@ def test_a_model_that_tells_no_sounds_apart_is_refused(encoder: Encoder, masters
 def test_an_index_is_studied(index: Path, tmp_path: Path) -> None:
     tiny = make_tiny_pipeline(TinyPipelineConfig(out=tmp_path / "tiny"))
     config = VolumeConfig(index=index, sounds=3, pictures=4, pipeline=str(tiny), seeds=3)
-    result = measure_volume(config)
+    result = measure_volume(config).as_dict()
     assert result["noise_floor"]["sd"] > 0 and result["noise_floor"]["seeds"] == 3
     assert result["noise_floor"]["same_chosen"]["0"] == 1
     assert result["text"]["large"] is None and "reads no text" in result["text"]["reason"]
