@@ -233,7 +233,7 @@ def _measured(job: Job, config: TableConfig, encoder: Embedder | MissingTower, p
         return job.entry.measure(job.place, encoder, config, progress)
 
     result = measured(
-        measure, bench=job.bench, protocol=f"bench all, {config.probe}", tower=encoder.name, seed=config.seed
+        measure, bench=job.bench, protocol=f"{job.entry.variant}, {config.probe}", tower=encoder.name, seed=config.seed
     )
     own: dict[str, Any] = {"run": job.identity}
     if result.expected:
@@ -247,7 +247,7 @@ def _untold(job: Job, config: TableConfig, tower: str, status: str, reason: str)
     """Return a row that no file holds."""
     empty: dict[str, Any] = {name: {} for name in ("metrics", "chance", "coverage", "interval")}
     return empty | {
-        "bench": job.bench, "protocol": f"bench all, {config.probe}", "tower": tower, "seed": config.seed,
+        "bench": job.bench, "protocol": f"{job.entry.variant}, {config.probe}", "tower": tower, "seed": config.seed,
         "status": status, "reason": reason, "dataset": job.entry.dataset, "config": asdict(config) | {"cache": None},
         "file": "",
     }  # fmt: skip

@@ -7,6 +7,8 @@ where one is silent the choice is ours: the kept epoch is the best on the valida
 Shapes: N samples, D dimensions, C classes.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import asdict, dataclass
 from itertools import product
@@ -86,6 +88,17 @@ class Samples:
         )
 
 
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Let torch compute on one thread: sums in another order train another probe (0.690 became 0.705 on ESC-10)."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 @dataclass(frozen=True, slots=True)
 class Probe:
     """A trained probe."""
@@ -97,6 +110,7 @@ class Probe:
     epoch: int
     many: bool
 
+    @one_thread()
     @torch.inference_mode()
     def predict(self, features_ND: np.ndarray) -> np.ndarray:
         """Return float32 (N, C): probabilities, which sum to 1 unless a sample may have several classes."""
@@ -108,6 +122,7 @@ class Probe:
         return asdict(self.point) | {"epoch": self.epoch, "validation": [round(value, 4) for value in self.score]}
 
 
+@one_thread()
 def fit_probe(
     recipe: Recipe,
     train: Samples,

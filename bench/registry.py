@@ -60,6 +60,8 @@ class TableEntry:
     """Of the result, where it is not the name."""
     modalities: tuple[str, ...] = ("audio",)
     """What the protocol cannot do without."""
+    variant: str = "bench all"
+    """What the protocol of a row without a figure begins with."""
 
     @property
     def place(self) -> DataSet:
@@ -143,11 +145,15 @@ REGISTRY = (
     TableEntry(
         name="vggsound-retrieval", dataset="VGGSound, test", measure=_vggsound_retrieval, modalities=BOTH
     ),
-    TableEntry(
-        name="desed-synthetic", dataset="DESED, synthetic validation", measure=_desed("synth21-val"), bench="desed"
+    *(
+        TableEntry(
+            name=f"desed-{name}", dataset=f"DESED, {title}", measure=_desed(subset), bench="desed", variant=subset
+        )
+        for name, title, subset in (
+            ("synthetic", "synthetic validation", "synth21-val"), ("real", "validation", "real-val"),
+            ("public", "public evaluation", "public-eval"),
+        )
     ),
-    TableEntry(name="desed-real", dataset="DESED, validation", measure=_desed("real-val"), bench="desed"),
-    TableEntry(name="desed-public", dataset="DESED, public evaluation", measure=_desed("public-eval"), bench="desed"),
     TableEntry(name="clotho", dataset="Clotho, evaluation", measure=_clotho),
 )  # fmt: skip
 """In the order in which they are measured and shown."""

@@ -1,7 +1,10 @@
 """Probes: the recipes as published, what can be learned is, and what cannot stays at chance."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
+import torch
 
 from unibrivl.bench.errors import BenchError
 from unibrivl.bench.probes import PROBES, Point, Samples, fit_probe
@@ -73,3 +76,18 @@ def test_an_empty_split_is_refused() -> None:
     nothing = Samples(np.zeros((0, 2)), np.zeros(0, int))
     with pytest.raises(BenchError, match="8 clips to train on, 0 to validate"):
         fit_probe(PROBES["l3"], blobs(8, 0), nothing, 4)
+
+
+def test_the_threads_of_the_machine_change_nothing() -> None:
+    rng = np.random.default_rng(0)
+    train, valid = (Samples(rng.normal(0, 1, (n, 128)), np.arange(n) % 10) for n in (240, 80))
+    recipe = replace(PROBES["l3"], epochs=5, lrs=(1e-3,))
+    before, found = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            found.append(fit_probe(recipe, train, valid, 10).predict(valid.features_ND))
+            assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+    assert np.array_equal(*found)
