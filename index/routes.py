@@ -1,6 +1,7 @@
 """Where the server answers what. Each route reads, asks and tells; limits and errors are the guard's."""
 
 import asyncio
+import logging
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,7 @@ from starlette.exceptions import HTTPException
 from .. import UnibrivlError, __version__
 from . import rerank as sorting
 from .counters import CONTENT_TYPE
-from .errors import IndexMismatchError, IndexStoreError, RequestError
+from .errors import IndexMismatchError, IndexStoreError, MilvusError, RequestError
 from .guard import COOKIE, FAULT, error_body, same_secret
 from .items import byte_range, describe, find_row, handles, medium_of
 from .requests import (
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from .engine import QueryResult
     from .serve import Server
 
+logger = logging.getLogger(__name__)
 MEDIA_CACHE = "private, max-age=3600"
 SCHEMAS = "#/components/schemas/"
 ERRORS: dict[int | str, dict[str, Any]] = {
@@ -268,6 +270,9 @@ def as_request_error(error: UnibrivlError) -> RequestError:
         return error
     if isinstance(error, IndexMismatchError | IndexStoreError):
         return RequestError(409, "index", str(error), "")
+    if isinstance(error, MilvusError):
+        logger.error("%s", error)
+        return RequestError(503, "milvus", "the vectors cannot be searched now", "try again in a while")
     return RequestError(422, "question", str(error), "")
 
 

@@ -1,0 +1,352 @@
+"""`push`: the current snapshot of an index goes into a collection of Milvus, which counts once its recall is measured.
+
+Rows are upserted by their keys in one fixed order, so that a push that was killed goes on behind the rows that are
+there. At the end an alias is moved from the former snapshot's collection to the new one, for programs of others.
+Shapes: N rows, D dimensions, Q queries, K answers.
+"""
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from ..shards.checks import check_ranges, check_whole
+from .ann import LEVELS
+from .asked import gather_queries
+from .conditions import COLUMNS, numbers_of
+from .errors import GateError, MilvusError
+from .milvus import (
+    LONG_S,
+    METRIC,
+    PREFIX,
+    PROPERTY,
+    ROW_BITS,
+    About,
+    Collection,
+    Store,
+    about_snapshot,
+    check_about,
+    check_uri,
+    connect,
+)
+from .milvus_search import MilvusSearcher
+from .recall import recalls, summarize
+from .search import EXACT_MAX_NUMBERS
+from .segment import Segment
+from .snapshot import Snapshot, open_snapshot
+
+BATCH_ROWS = 4096
+BATCH_BYTES = 16_000_000
+"""Of vectors in one call; a server takes 64 MB with all that comes along."""
+TEXTS = (
+    "item_id", "modality", "key", "caption", "language", "split", "group", "media_id", "shard", "content_sha256",
+)  # fmt: skip
+NUMBERS = tuple(name for name, kind in COLUMNS.items() if kind == "number")
+MAX_BYTES = 65_535
+"""Of a text in Milvus; longer ones are cut, and no filter's value is as long."""
+MAX_LABELS = 4096
+"""Of one row, as Milvus takes them."""
+FIRST_NPROBE = 8
+"""Doubled until the recall is reached."""
+POLL_S = 1.0
+Progress = Callable[[int, int, str], None]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PushConfig:
+    """What `unibrivl push` was asked to do."""
+
+    index: Path
+    to: str
+    """A server, `http://HOST:PORT`, or a file of Milvus Lite, `NAME.db`."""
+    alias: str = "unibrivl"
+    """Name under which other programs find the latest collection."""
+    recall: float = 0.99
+    """That the lower end of the 95 % interval must reach at 10 answers, in every direction."""
+    lists: int | None = None
+    """Inverted lists; 0: every vector is compared, None: by the number of rows and dimensions."""
+    queries: int = 500
+    """Rows of each modality that ask when recall is measured."""
+    clean: bool = False
+    """Drop the collection that the alias stood for before."""
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be pushed."""
+        check_uri("to", self.to)
+        check_ranges(self, recall=(0, 1), lists=(0, 65_536))
+        check_whole(self, queries=(1, 100_000), seed=(0, 2**32))
+        if not self.alias.isidentifier() or not self.alias.isascii() or self.alias.startswith(PREFIX):
+            raise ValueError(f"alias is {self.alias[:40]!r}, want letters, digits and _, not beginning with {PREFIX}")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Pushed:
+    """What a push did."""
+
+    collection: str
+    snapshot: str
+    items: dict[str, int]
+    """By modality."""
+    pushed: int
+    """Rows that were sent this time."""
+    there: int
+    """Rows that an earlier push had left."""
+    lists: int
+    nprobe: int
+    recall: dict[str, dict[str, dict[str, float]]]
+    """By direction, by number of answers."""
+    dropped: str | None
+    """The former collection, where it was dropped."""
+    seconds: float
+
+
+@dataclass(slots=True)
+class _Push:
+    """One push at work."""
+
+    store: Store
+    snapshot: Snapshot
+    config: PushConfig
+    progress: Progress
+    about: About
+    sent: int = 0
+    there: int = 0
+    total: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.total = sum(self.snapshot.counts().values())
+
+    @property
+    def name(self) -> str:
+        return PREFIX + self.snapshot.id
+
+    def say(self, done: int, text: str) -> None:
+        self.progress(done, self.total, text)
+
+
+def run_push(config: PushConfig, progress: Progress = lambda done, total, text: None) -> Pushed:
+    """Push the current snapshot of an index; one that is there already is left as it is.
+
+    Raises:
+        IndexStoreError: the index is missing or damaged.
+        IndexMismatchError: the collection of that name is another one.
+        MilvusError: Milvus cannot be reached, or holds other rows than were sent.
+        GateError: the recall is not reached; the alias stays where it was.
+    """
+    began, snapshot = time.perf_counter(), open_snapshot(config.index)
+    store = connect(config.to, create=True)
+    try:
+        push = _Push(store, snapshot, config, progress, about_snapshot(snapshot.id, snapshot.manifest))
+        _begin(push)
+        if not (push.about.whole and _least(push.about) >= config.recall):
+            _fill(push)
+            _measure(push)
+        dropped = _move_alias(push)
+    finally:
+        store.close()
+    return Pushed(
+        collection=push.name, snapshot=snapshot.id, items=snapshot.counts(), pushed=push.sent, there=push.there,
+        lists=push.about.lists, nprobe=push.about.nprobe, recall=push.about.recall, dropped=dropped,
+        seconds=round(time.perf_counter() - began, 2),
+    )  # fmt: skip
+
+
+def _begin(push: _Push) -> None:
+    """Find the collection, or create it."""
+    found, asked = push.store.about(push.name), push.config.lists
+    if found is not None:
+        check_about(push.store, found, push.snapshot.id, push.snapshot.manifest, push.snapshot.root)
+        if asked in (None, found.lists):
+            push.about = found
+            push.there = push.total if found.whole else _count(push)
+            return
+        if found.whole:
+            raise MilvusError(
+                f"{push.store.uri}: collection {push.name} has {found.lists} lists and may be in use; drop it to push "
+                f"it with {asked}"
+            )
+        push.store.call("drop_collection", push.name, timeout=LONG_S)
+    rows = max(push.snapshot.counts().values(), default=0)
+    by_size = 0 if rows * push.about.dim <= EXACT_MAX_NUMBERS else min(65_536, int(4 * rows**0.5))
+    push.about = replace(push.about, lists=by_size if asked is None else asked)
+    _create(push)
+
+
+def _create(push: _Push) -> None:
+    from pymilvus import CollectionSchema, DataType, FieldSchema, MilvusClient
+
+    fields = [
+        FieldSchema("id", DataType.INT64, is_primary=True),
+        FieldSchema("vector", DataType.FLOAT_VECTOR, dim=push.about.dim),
+        *(FieldSchema(name, DataType.VARCHAR, max_length=MAX_BYTES) for name in TEXTS),
+        *(FieldSchema(name, DataType.DOUBLE) for name in NUMBERS),
+        FieldSchema(
+            "labels", DataType.ARRAY, element_type=DataType.VARCHAR, max_capacity=_most_labels(push.snapshot),
+            max_length=MAX_BYTES,
+        ),
+    ]  # fmt: skip
+    index = MilvusClient.prepare_index_params()
+    params = {"nlist": push.about.lists} if push.about.lists else {}
+    index.add_index("vector", index_type="IVF_FLAT" if params else "FLAT", metric_type=METRIC, params=params)
+    push.store.call(
+        "create_collection", push.name, schema=CollectionSchema(fields), index_params=index,
+        properties=_properties(push.about), consistency_level="Bounded",
+    )  # fmt: skip
+    for modality in push.snapshot.counts():
+        push.store.call("create_partition", push.name, modality)
+
+
+def _most_labels(snapshot: Snapshot) -> int:
+    most = max((len(labels or ()) for s in snapshot.segments for labels in s.rows["labels"].to_pylist()), default=0)
+    if most > MAX_LABELS:
+        raise MilvusError(f"{snapshot.root}: an item has {most} labels, Milvus takes {MAX_LABELS}")
+    return max(1, most)
+
+
+def _properties(about: About) -> dict[str, str]:
+    return {PROPERTY: json.dumps(asdict(about))}
+
+
+def _count(push: _Push) -> int:
+    return sum(push.store.count(push.name, modality) for modality in push.snapshot.counts())
+
+
+def _fill(push: _Push) -> None:
+    """Send what is missing; where the rows that are there are no beginning, send all once more."""
+    done = 0
+    for batch in _batches(push):
+        done += len(batch)
+        if done > push.there:
+            _send(push, batch)
+        push.say(done, "rows")
+    if _differing(push):
+        push.say(0, "rows, all of them again")
+        for batch in _batches(push):
+            _send(push, batch)
+    if differing := _differing(push):
+        raise MilvusError(f"{push.store.uri}: collection {push.name} holds {differing}; drop it and push again")
+    push.store.call("flush", push.name, timeout=LONG_S)
+    push.store.call("load_collection", push.name, timeout=LONG_S)
+    _await_index(push)
+
+
+def _send(push: _Push, batch: list[dict[str, Any]]) -> None:
+    modality = batch[0]["modality"]
+    push.store.call("upsert", push.name, batch, partition_name=modality, timeout=LONG_S)
+    push.sent += len(batch)
+
+
+def _differing(push: _Push) -> str:
+    """Return which modality has other rows than it should; empty: none."""
+    counts = {m: (push.store.count(push.name, m), wanted) for m, wanted in push.snapshot.counts().items()}
+    return ", ".join(f"{found} {m} rows, not {wanted}" for m, (found, wanted) in counts.items() if found != wanted)
+
+
+def _await_index(push: _Push) -> None:
+    """Wait until the server has built the index: before that it compares every vector, and recall means nothing."""
+    until = time.monotonic() + LONG_S
+    while int(push.store.call("describe_index", push.name, "vector").get("pending_index_rows", 0)):
+        if time.monotonic() > until:
+            raise MilvusError(f"{push.store.uri}: the index of {push.name} is not built after {LONG_S:g} s; push again")
+        push.say(push.total, "waits for the index")
+        time.sleep(POLL_S)
+
+
+def _batches(push: _Push) -> Iterator[list[dict[str, Any]]]:
+    """Yield the rows that are not deleted, always in the same batches, each of one modality."""
+    size = max(1, min(BATCH_ROWS, BATCH_BYTES // (4 * push.about.dim)))
+    for number, segment in enumerate(push.snapshot.segments):
+        live = push.snapshot.live(segment)
+        rows = np.arange(len(segment.rows)) if live is None else np.flatnonzero(live)
+        for start in range(0, len(rows), size):
+            yield _entities(segment, number, rows[start : start + size])
+
+
+def _entities(segment: Segment, number: int, rows: np.ndarray) -> list[dict[str, Any]]:
+    table = segment.rows.take(pa.array(rows))
+    there = set(table.schema.names)
+    columns: dict[str, list[Any]] = {
+        "id": [number << ROW_BITS | row for row in rows.tolist()],
+        "vector": list(segment.vectors_ND[rows].astype(np.float32)),
+        "labels": [labels or [] for labels in table["labels"].to_pylist()],
+    }
+    columns |= {name: np.nan_to_num(numbers_of(table, name).astype(np.float64)).tolist() for name in NUMBERS}
+    columns |= {name: [_cut(text) for text in table[name].to_pylist()] for name in TEXTS if name in there}
+    columns |= {name: [""] * len(rows) for name in TEXTS if name not in there}
+    return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+
+
+def _cut(text: str | None) -> str:
+    data = (text or "").encode()
+    return (text or "") if len(data) <= MAX_BYTES else data[:MAX_BYTES].decode(errors="ignore")
+
+
+def _measure(push: _Push) -> None:
+    """Measure recall, look through more lists until it is reached, and mark the collection as whole.
+
+    Raises:
+        GateError: it is not reached although every list is looked through.
+    """
+    nprobe = max(push.about.nprobe, min(FIRST_NPROBE, push.about.lists))
+    while True:
+        push.say(push.total, f"recall, {nprobe} of {push.about.lists} lists" if push.about.lists else "recall")
+        about = replace(push.about, nprobe=nprobe, whole=True)
+        about = replace(about, recall=_recall(push, about))
+        if _least(about) >= push.config.recall:
+            break
+        if nprobe >= about.lists:
+            raise GateError(
+                f"{push.store.uri}: recall at {LEVELS[0]} is {_least(about):.4f} in collection {push.name}, wanted "
+                f"{push.config.recall:g}; the alias stays where it was: drop the collection and push again",
+                figures={"collection": push.name, "recall": about.recall},
+            )
+        nprobe = min(2 * nprobe, about.lists)
+    push.about = about
+    push.store.call("alter_collection_properties", push.name, properties=_properties(about))
+
+
+def _recall(push: _Push, about: About) -> dict[str, dict[str, dict[str, float]]]:
+    """Return recall by direction and number of answers, against a scan of every vector."""
+    searcher = MilvusSearcher(push.snapshot, Collection(push.store, push.name, about))
+    vectors = {m: [s.vectors_ND for s in push.snapshot.of(m)] for m, count in push.snapshot.counts().items() if count}
+    found: dict[str, dict[str, dict[str, float]]] = {}
+    for target in vectors:
+        for modality, asked in gather_queries(vectors, {}, target, push.config.seed).items():
+            asked = asked.part(0, push.config.queries)
+            for k in LEVELS:
+                hits, truth = (
+                    searcher.search(target, asked.queries_QD, k + asked.spare, exact=exact) for exact in (False, True)
+                )
+                of_each = recalls(asked.scores(hits), asked.scores(truth), k)
+                told = summarize(of_each, push.config.seed).as_dict()
+                found.setdefault(f"{modality}>{target}", {})[str(k)] = told
+    return found
+
+
+def _least(about: About) -> float:
+    """Return the lowest end of an interval at ten answers."""
+    return min((told[str(LEVELS[0])]["low"] for told in about.recall.values()), default=1.0)
+
+
+def _move_alias(push: _Push) -> str | None:
+    """Let the alias stand for the new collection, in one step; return the former one if it was dropped."""
+    store, alias = push.store, push.config.alias
+    ours = [PREFIX + snapshot for snapshot in store.snapshots()]
+    before = next((name for name in ours if alias in _aliases(store, name)), None)
+    if before == push.name:
+        return None
+    store.call("create_alias" if before is None else "alter_alias", push.name, alias)
+    if before is None or not push.config.clean:
+        return None
+    store.call("drop_collection", before, timeout=LONG_S)
+    return before
+
+
+def _aliases(store: Store, collection: str) -> list[str]:
+    return list(store.call("list_aliases", collection)["aliases"])

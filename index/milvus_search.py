@@ -1,0 +1,225 @@
+"""Search over a snapshot whose vectors lie in Milvus: it proposes rows, the snapshot's own float16 vectors score them.
+
+A filter goes along as the keys of the rows that it keeps, where these are few, or as an expression of Milvus, where it
+can be said exactly so. What can be neither, and more answers than recall was measured for, is searched in the folder.
+Shapes: Q queries, N rows, D dimensions, C candidates, K answers.
+"""
+
+import json
+import math
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from .ann import LEVELS, Clock, Setting
+from .classes import Classes
+from .conditions import COLUMNS, Condition, Junction, texts_of
+from .errors import IndexMismatchError, MilvusError
+from .exact import SPARE, Found, padded
+from .milvus import METRIC, ROW_BITS, About, Collection
+from .search import Hits, Searcher, checked, merge
+from .snapshot import Snapshot
+from .where import Where
+
+MAX_IDS = 4096
+"""Up to so many rows are named by their keys."""
+MAX_EXPRESSION = 200_000
+"""Characters of a filter."""
+QUERIES = 100
+"""Sent in one call, so that answers stay far below what a message may hold."""
+SEARCH_TIMEOUT_S = 5.0
+SHARES = ("0.5", "0.1", "0.01", "0.001")
+"""Of rows that a filter keeps, at which recall is not measured when a collection is pushed."""
+
+
+class MilvusSearcher(Searcher):
+    """Searches one snapshot by its collection; where that cannot answer, as `Searcher` does."""
+
+    def __init__(self, snapshot: Snapshot, collection: Collection) -> None:
+        """Search `snapshot`, which stays open meanwhile.
+
+        Raises:
+            IndexMismatchError: the collection is that of another snapshot.
+        """
+        super().__init__(snapshot)
+        self.collection, self._segments = collection, snapshot.segments
+        if collection.about.snapshot != snapshot.id:
+            raise IndexMismatchError(
+                f"{collection.store.uri}: collection {collection.name} holds snapshot {collection.about.snapshot}, "
+                f"{snapshot.root} is at {snapshot.id}; push it again"
+            )
+
+    def setting(self, modality: str, direction: str | None, k: int) -> Setting | None:
+        """Return how thorough a search without a filter is; None: there are more answers than recall is known for."""
+        level = next((level for level in LEVELS if k <= level), None)
+        return None if level is None else Setting(nprobe=self.collection.about.nprobe, k_factor=1, level=level)
+
+    def search(
+        self,
+        modality: str,
+        queries_QD: np.ndarray,
+        k: int,
+        *,
+        allowed: Mapping[str, np.ndarray] | None = None,
+        direction: str | None = None,
+        exact: bool = False,
+        clock: Clock | None = None,
+        where: Where | None = None,
+        classes: Classes | None = None,
+    ) -> Hits:
+        """Return the `k` nearest rows, as `Searcher.search`.
+
+        Raises:
+            MilvusError: it does not answer, or answers with rows that cannot be.
+        """
+        parts = self.parts(modality)
+        queries = checked(queries_QD, k, parts)
+        masks = [part.matches(allowed) for part in parts]
+        count = sum(len(p.scan.vectors_ND) if m is None else m.count for p, m in zip(parts, masks, strict=True))
+        told = None if allowed is None else self._told(modality, masks, count, where, classes)
+        setting = self.setting(modality, direction, k)
+        if exact or setting is None or told == "" or count == 0:
+            return super().search(modality, queries, k, allowed=allowed, direction=direction, exact=True, clock=clock)
+        share = count / sum(len(part.scan.vectors_ND) for part in parts)
+        nprobe = self._nprobe(allowed is not None, share, count)
+        keys = self._ask(modality, queries, min(k + SPARE, count), told or "", nprobe)
+        scores, segments, rows = self._score(modality, queries, keys, k, masks, clock)
+        short = np.flatnonzero((rows >= 0).sum(axis=1) < min(k, count))
+        if len(short):  # inverted lists hold too few of the matches
+            rest = super().search(modality, queries[short], k, allowed=allowed, exact=True)
+            scores[short], segments[short], rows[short] = rest.scores_QK, rest.segments_QK, rest.rows_QK
+        about = self.collection.about
+        is_exact = nprobe >= about.lists
+        strategy = "milvus" if told is None else "milvus ids" if count <= MAX_IDS else "milvus filter"
+        return Hits(
+            scores_QK=scores, segments_QK=segments, rows_QK=rows, mode="exact" if is_exact else "ann",
+            strategy=strategy, params={} if is_exact else {"nprobe": nprobe, "level": setting.level}, matched=count,
+        )  # fmt: skip
+
+    def _told(
+        self, modality: str, masks: Sequence[Any], count: int, where: Where | None, classes: Classes | None
+    ) -> str | None:
+        """Return a filter as Milvus reads it; empty: it cannot be said."""
+        if count <= MAX_IDS:
+            keys = [
+                key << ROW_BITS | row
+                for key, m in zip(self._numbers(modality), masks, strict=True)
+                for row in m.rows.tolist()
+            ]
+            return f"id in {keys}"
+        if where is None:
+            return ""
+        tables = [segment.rows for segment in self._segments if segment.modality == modality]
+        return expression(where.root, tables, classes or Classes()) or ""
+
+    def _numbers(self, modality: str) -> list[int]:
+        """Return the places of a modality's segments among all."""
+        return [number for number, segment in enumerate(self._segments) if segment.modality == modality]
+
+    def _nprobe(self, is_filtered: bool, share: float, count: int) -> int:
+        """Return how many lists are looked through; a filter leaves fewer answers in each."""
+        about = self.collection.about
+        if not is_filtered:
+            return about.nprobe
+        if count <= MAX_IDS:
+            return about.lists
+        return min(about.lists, math.ceil(about.nprobe * max(2.0, 1 / share)))
+
+    def _ask(self, modality: str, queries_QD: np.ndarray, k: int, told: str, nprobe: int) -> list[np.ndarray]:
+        """Return the keys of the candidates of each query, int64 (C,)."""
+        store, keys = self.collection.store, []
+        params = {"nprobe": nprobe} if self.collection.about.lists else {}
+        for start in range(0, len(queries_QD), QUERIES):
+            found = store.call(
+                "search", self.collection.name, list(queries_QD[start : start + QUERIES]), filter=told, limit=k,
+                anns_field="vector", output_fields=["id"], partition_names=[modality], timeout=SEARCH_TIMEOUT_S,
+                search_params={"metric_type": METRIC, "params": params},
+            )  # fmt: skip
+            keys += [np.array([hit["id"] for hit in hits], np.int64) for hits in found]
+        return keys
+
+    def _score(
+        self, modality: str, queries_QD: np.ndarray, keys: Sequence[np.ndarray], k: int, masks: Sequence[Any],
+        clock: Clock | None,
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:  # fmt: skip
+        """Score candidates from the snapshot's own vectors; return scores, segments and rows, each (Q, K)."""
+        began = time.perf_counter()
+        parts, numbers = self.parts(modality), self._numbers(modality)
+        found = []
+        for query_D, keys_C in zip(queries_QD, keys, strict=True):
+            segments_C, rows_C = keys_C >> ROW_BITS, keys_C & ((1 << ROW_BITS) - 1)
+            if not np.isin(segments_C, numbers).all():
+                raise self._stranger()
+            of_each: list[Found] = []
+            for number, part, mask in zip(numbers, parts, masks, strict=True):
+                mine = np.sort(rows_C[segments_C == number])
+                if len(mine) and (
+                    mine[-1] >= len(part.scan.vectors_ND) or not (mask is None or mask.mask_N[mine].all())
+                ):
+                    raise self._stranger()
+                of_each.append(padded(*_scored(part.scan, query_D, mine, k), k))
+            found.append(merge(of_each, 1, k))
+        if clock is not None:
+            clock.refine_s += time.perf_counter() - began
+        scores, segments, rows = zip(*found, strict=True)
+        return np.concatenate(scores), np.concatenate(segments), np.concatenate(rows)
+
+    def _stranger(self) -> MilvusError:
+        return MilvusError(
+            f"{self.collection.store.uri}: collection {self.collection.name} answers with a row that cannot be found "
+            "in the index; somebody changed it: drop it and push again"
+        )
+
+
+def _scored(scan: Any, query_D: np.ndarray, rows: np.ndarray, k: int) -> Found:
+    if not len(rows):
+        return np.empty((1, 0), np.float32), np.empty((1, 0), np.int64)
+    return scan.score(query_D[None], rows[None], min(k, len(rows)))
+
+
+def evaluation_of(about: About) -> dict[str, Any]:
+    """Return what was measured at the push as `eval.json` has it; with filters nothing was."""
+    unknown = dict.fromkeys(SHARES)
+    return {"directions": {name: {"recall": told, "filters": unknown} for name, told in about.recall.items()}}
+
+
+def expression(node: Condition | Junction, tables: Sequence[pa.Table], classes: Classes) -> str | None:
+    """Return a filter as an expression of Milvus that keeps the very same rows; None: there is none.
+
+    Args:
+        node: the filter.
+        tables: the rows of every segment of the modality.
+        classes: a label stands for all below it too.
+    """
+    if isinstance(node, Condition):
+        told = _compared(node, tables, classes)
+    else:
+        parts = [expression(part, tables, classes) for part in node.parts]
+        if any(part is None for part in parts):
+            return None
+        told = f"not ({parts[0]})" if node.op == "not" else f" {node.op} ".join(f"({part})" for part in parts)
+    return None if told is None or len(told) > MAX_EXPRESSION else told
+
+
+def _compared(condition: Condition, tables: Sequence[pa.Table], classes: Classes) -> str | None:
+    column, op = condition.column, condition.op
+    if COLUMNS[column] == "number":
+        if any(column in table.schema.names and table[column].null_count for table in tables):
+            return None
+        sign = "==" if op in ("=", "!=") else op
+        told = " or ".join(f"{column} {sign} {float(value)!r}" for value in condition.values)
+    else:
+        chosen = {frozenset(texts_of(condition, table, classes)) for table in tables}
+        if op == "~" or len(chosen) != 1 or not all(map(_is_plain, *chosen)):
+            return None  # Milvus compares the case of letters; words with commas may be cut otherwise in each segment
+        values = ", ".join(json.dumps(value, ensure_ascii=False) for value in sorted(*chosen))
+        told = f"array_contains_any(labels, [{values}])" if column == "labels" else f"{column} in [{values}]"
+    return f"not ({told})" if op == "!=" else told
+
+
+def _is_plain(text: str) -> bool:
+    """Tell whether a text is told alike by JSON and by Milvus; an empty one also stands there for none at all."""
+    return bool(text) and text.isprintable()
