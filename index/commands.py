@@ -99,7 +99,7 @@ def push(
     lists: Annotated[
         int | None, typer.Option(help="Inverted lists; 0 compares every vector. [default: by size]")
     ] = None,
-    queries: Annotated[int, typer.Option(help="Rows of each modality that measure recall.")] = 500,
+    queries: Annotated[int, typer.Option(help="Rows of each modality that measure recall.")] = 250,
     clean: Annotated[bool, typer.Option("--clean", help="Drop the collection that the alias stood for.")] = False,
     seed: Annotated[int, typer.Option(help="Of the rows that measure recall.")] = 0,
     as_json: Json = False,

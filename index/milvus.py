@@ -10,6 +10,7 @@ import logging
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -103,6 +104,10 @@ class Store:
                 f"{self.uri}: collection {collection} was not pushed by this version; drop it and push again"
             ) from e
 
+    def load(self, collection: str) -> None:
+        """Make a collection ready to answer; one that is stays so."""
+        self.call("load_collection", collection, timeout=LONG_S)
+
     def count(self, collection: str, modality: str) -> int:
         """Return how many rows of a modality a collection holds."""
         found = self.call(
@@ -184,6 +189,7 @@ def open_collection(store: Store, root: Path) -> Collection:
         beside = f" (but {', '.join(others[:5])})" if others else ""
         raise MilvusError(f"{store.uri} holds {state} of {root}{beside}; run `unibrivl push {root} --to {store.uri}`")
     check_about(store, about, snapshot, manifest, root)
+    store.load(PREFIX + snapshot)
     return Collection(store, PREFIX + snapshot, about)
 
 
@@ -210,10 +216,8 @@ def about_snapshot(snapshot: str, manifest: Mapping[str, Any]) -> About:
 
 
 def _check_lite(uri: str, create: bool) -> None:
-    try:
-        import milvus_lite  # noqa: F401  (pymilvus says otherwise what is missing)
-    except ImportError as e:
-        raise _missing(e.name) from e
+    if find_spec("milvus_lite") is None:
+        raise _missing("milvus_lite")
     path = Path(uri)
     if not path.exists() and not (create and path.absolute().parent.is_dir()):
         raise MilvusError(f"{uri}: there is no {'folder for it' if create else 'such file of Milvus Lite'}")
@@ -229,7 +233,7 @@ def _short(value: Any) -> str:
     return str(value)[:40]
 
 
-def _reason(error: Exception, timeout_s: float) -> str:
+def _reason(error: Any, timeout_s: float) -> str:
     """Return in one line what a client's exception says."""
     details = error.details() if hasattr(error, "details") else getattr(error, "message", "")  # of gRPC, of pymilvus
     line = " ".join(str(details or error).split())[:200]

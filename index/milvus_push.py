@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from ..shards.checks import check_ranges, check_whole
 from .ann import LEVELS
-from .asked import gather_queries
+from .asked import Asked, gather_queries
 from .conditions import COLUMNS, numbers_of
 from .errors import GateError, MilvusError
 from .milvus import (
@@ -36,7 +36,7 @@ from .milvus import (
 )
 from .milvus_search import MilvusSearcher
 from .recall import recalls, summarize
-from .search import EXACT_MAX_NUMBERS
+from .search import EXACT_MAX_NUMBERS, Searcher
 from .segment import Segment
 from .snapshot import Snapshot, open_snapshot
 
@@ -70,7 +70,7 @@ class PushConfig:
     """That the lower end of the 95 % interval must reach at 10 answers, in every direction."""
     lists: int | None = None
     """Inverted lists; 0: every vector is compared, None: by the number of rows and dimensions."""
-    queries: int = 500
+    queries: int = 250
     """Rows of each modality that ask when recall is measured."""
     clean: bool = False
     """Drop the collection that the alias stood for before."""
@@ -163,8 +163,8 @@ def _begin(push: _Push) -> None:
     if found is not None:
         check_about(push.store, found, push.snapshot.id, push.snapshot.manifest, push.snapshot.root)
         if asked in (None, found.lists):
-            push.about = found
-            push.there = push.total if found.whole else _count(push)
+            push.store.load(push.name)
+            push.about, push.there = found, push.total if found.whole else _count(push)
             return
         if found.whole:
             raise MilvusError(
@@ -232,7 +232,7 @@ def _fill(push: _Push) -> None:
     if differing := _differing(push):
         raise MilvusError(f"{push.store.uri}: collection {push.name} holds {differing}; drop it and push again")
     push.store.call("flush", push.name, timeout=LONG_S)
-    push.store.call("load_collection", push.name, timeout=LONG_S)
+    push.store.load(push.name)
     _await_index(push)
 
 
@@ -293,11 +293,11 @@ def _measure(push: _Push) -> None:
     Raises:
         GateError: it is not reached although every list is looked through.
     """
-    nprobe = max(push.about.nprobe, min(FIRST_NPROBE, push.about.lists))
+    nprobe, trials = max(push.about.nprobe, min(FIRST_NPROBE, push.about.lists)), _trials(push)
     while True:
         push.say(push.total, f"recall, {nprobe} of {push.about.lists} lists" if push.about.lists else "recall")
         about = replace(push.about, nprobe=nprobe, whole=True)
-        about = replace(about, recall=_recall(push, about))
+        about = replace(about, recall=_recall(push, about, trials))
         if _least(about) >= push.config.recall:
             break
         if nprobe >= about.lists:
@@ -311,21 +311,33 @@ def _measure(push: _Push) -> None:
     push.store.call("alter_collection_properties", push.name, properties=_properties(about))
 
 
-def _recall(push: _Push, about: About) -> dict[str, dict[str, dict[str, float]]]:
-    """Return recall by direction and number of answers, against a scan of every vector."""
-    searcher = MilvusSearcher(push.snapshot, Collection(push.store, push.name, about))
+def _trials(push: _Push) -> list[tuple[str, str, Asked, np.ndarray]]:
+    """Return query modality, target, queries and the true scores (Q, K) of each direction."""
     vectors = {m: [s.vectors_ND for s in push.snapshot.of(m)] for m, count in push.snapshot.counts().items() if count}
-    found: dict[str, dict[str, dict[str, float]]] = {}
+    scans, trials = Searcher(push.snapshot), []
     for target in vectors:
         for modality, asked in gather_queries(vectors, {}, target, push.config.seed).items():
             asked = asked.part(0, push.config.queries)
-            for k in LEVELS:
-                hits, truth = (
-                    searcher.search(target, asked.queries_QD, k + asked.spare, exact=exact) for exact in (False, True)
-                )
-                of_each = recalls(asked.scores(hits), asked.scores(truth), k)
-                told = summarize(of_each, push.config.seed).as_dict()
-                found.setdefault(f"{modality}>{target}", {})[str(k)] = told
+            truth = scans.search(target, asked.queries_QD, LEVELS[-1] + asked.spare, exact=True)
+            trials.append((modality, target, asked, asked.scores(truth)))
+    return trials
+
+
+def _recall(
+    push: _Push, about: About, trials: list[tuple[str, str, Asked, np.ndarray]]
+) -> dict[str, dict[str, dict[str, float]]]:
+    """Return recall by direction and number of answers; after a direction that misses it no further one is measured."""
+    searcher = MilvusSearcher(push.snapshot, Collection(push.store, push.name, about))
+    found: dict[str, dict[str, dict[str, float]]] = {}
+    for modality, target, asked, truth_QK in trials:
+        masks = [part.live for part in searcher.parts(target)]
+        hits = searcher.nearest(target, asked.queries_QD, LEVELS[-1] + asked.spare, masks, "", about.nprobe)
+        scores_QK = asked.scores(hits)
+        of_each = {k: recalls(scores_QK, truth_QK, k) for k in LEVELS}
+        told = {str(k): summarize(each_Q, push.config.seed).as_dict() for k, each_Q in of_each.items()}
+        found[f"{modality}>{target}"] = told
+        if told[str(LEVELS[0])]["low"] < push.config.recall:
+            break
     return found
 
 

@@ -9,6 +9,7 @@ import json
 import math
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,8 @@ from .ann import LEVELS, Clock, Setting
 from .classes import Classes
 from .conditions import COLUMNS, Condition, Junction, texts_of
 from .errors import IndexMismatchError, MilvusError
-from .exact import SPARE, Found, padded
+from .exact import SPARE, ExactScan, Found, padded
+from .matches import Matches
 from .milvus import METRIC, ROW_BITS, About, Collection
 from .search import Hits, Searcher, checked, merge
 from .snapshot import Snapshot
@@ -82,32 +84,56 @@ class MilvusSearcher(Searcher):
         told = None if allowed is None else self._told(modality, masks, count, where, classes)
         setting = self.setting(modality, direction, k)
         if exact or setting is None or told == "" or count == 0:
-            return super().search(modality, queries, k, allowed=allowed, direction=direction, exact=True, clock=clock)
-        share = count / sum(len(part.scan.vectors_ND) for part in parts)
-        nprobe = self._nprobe(allowed is not None, share, count)
-        keys = self._ask(modality, queries, min(k + SPARE, count), told or "", nprobe)
-        scores, segments, rows = self._score(modality, queries, keys, k, masks, clock)
-        short = np.flatnonzero((rows >= 0).sum(axis=1) < min(k, count))
-        if len(short):  # inverted lists hold too few of the matches
+            return super().search(modality, queries, k, allowed=allowed, exact=True)
+        nprobe = self._nprobe(told, count, sum(len(part.scan.vectors_ND) for part in parts))
+        hits = self.nearest(modality, queries, k, masks, told or "", nprobe, clock)
+        short = np.flatnonzero((hits.rows_QK >= 0).sum(axis=1) < min(k, count))
+        if len(short):  # the lists looked through hold too few of the matches
             rest = super().search(modality, queries[short], k, allowed=allowed, exact=True)
-            scores[short], segments[short], rows[short] = rest.scores_QK, rest.segments_QK, rest.rows_QK
-        about = self.collection.about
-        is_exact = nprobe >= about.lists
+            hits.scores_QK[short], hits.segments_QK[short] = rest.scores_QK, rest.segments_QK
+            hits.rows_QK[short] = rest.rows_QK
         strategy = "milvus" if told is None else "milvus ids" if count <= MAX_IDS else "milvus filter"
+        params = {} if hits.mode == "exact" else {"nprobe": nprobe, "level": setting.level}
+        return replace(hits, strategy=strategy, params=params, matched=count)
+
+    def nearest(
+        self, modality: str, queries_QD: np.ndarray, k: int, masks: Sequence[Matches | None], told: str, nprobe: int,
+        clock: Clock | None = None,
+    ) -> Hits:  # fmt: skip
+        """Return the best of what Milvus proposes; fewer than `k` where it proposes fewer.
+
+        Args:
+            modality: of the rows.
+            queries_QD: float32, unit norm.
+            k: answers a query.
+            masks: by segment of the modality, the rows that may be found; None: all.
+            told: the same as a filter of Milvus; empty: none.
+            nprobe: lists that are looked through.
+            clock: notes what scoring took.
+
+        Raises:
+            MilvusError: it does not answer, or answers with rows that cannot be.
+        """
+        keys = self._ask(modality, queries_QD, k + SPARE, told, nprobe)
+        began = time.perf_counter()
+        found = [self._score(modality, *pair, k, masks) for pair in zip(queries_QD, keys, strict=True)]
+        if clock is not None:
+            clock.refine_s += time.perf_counter() - began
+        scores, segments, rows = (np.concatenate(each) for each in zip(*found, strict=True))
         return Hits(
-            scores_QK=scores, segments_QK=segments, rows_QK=rows, mode="exact" if is_exact else "ann",
-            strategy=strategy, params={} if is_exact else {"nprobe": nprobe, "level": setting.level}, matched=count,
+            scores_QK=scores, segments_QK=segments, rows_QK=rows, strategy="milvus",
+            mode="exact" if nprobe >= self.collection.about.lists else "ann",
         )  # fmt: skip
 
     def _told(
-        self, modality: str, masks: Sequence[Any], count: int, where: Where | None, classes: Classes | None
+        self, modality: str, masks: Sequence[Matches | None], count: int, where: Where | None, classes: Classes | None
     ) -> str | None:
         """Return a filter as Milvus reads it; empty: it cannot be said."""
         if count <= MAX_IDS:
             keys = [
                 key << ROW_BITS | row
-                for key, m in zip(self._numbers(modality), masks, strict=True)
-                for row in m.rows.tolist()
+                for key, matches in zip(self._numbers(modality), masks, strict=True)
+                for row in (matches.rows.tolist() if matches else ())
             ]
             return f"id in {keys}"
         if where is None:
@@ -119,14 +145,12 @@ class MilvusSearcher(Searcher):
         """Return the places of a modality's segments among all."""
         return [number for number, segment in enumerate(self._segments) if segment.modality == modality]
 
-    def _nprobe(self, is_filtered: bool, share: float, count: int) -> int:
+    def _nprobe(self, told: str | None, count: int, total: int) -> int:
         """Return how many lists are looked through; a filter leaves fewer answers in each."""
         about = self.collection.about
-        if not is_filtered:
+        if told is None:
             return about.nprobe
-        if count <= MAX_IDS:
-            return about.lists
-        return min(about.lists, math.ceil(about.nprobe * max(2.0, 1 / share)))
+        return about.lists if count <= MAX_IDS else min(about.lists, math.ceil(about.nprobe * max(2, total / count)))
 
     def _ask(self, modality: str, queries_QD: np.ndarray, k: int, told: str, nprobe: int) -> list[np.ndarray]:
         """Return the keys of the candidates of each query, int64 (C,)."""
@@ -142,30 +166,20 @@ class MilvusSearcher(Searcher):
         return keys
 
     def _score(
-        self, modality: str, queries_QD: np.ndarray, keys: Sequence[np.ndarray], k: int, masks: Sequence[Any],
-        clock: Clock | None,
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:  # fmt: skip
-        """Score candidates from the snapshot's own vectors; return scores, segments and rows, each (Q, K)."""
-        began = time.perf_counter()
-        parts, numbers = self.parts(modality), self._numbers(modality)
-        found = []
-        for query_D, keys_C in zip(queries_QD, keys, strict=True):
-            segments_C, rows_C = keys_C >> ROW_BITS, keys_C & ((1 << ROW_BITS) - 1)
-            if not np.isin(segments_C, numbers).all():
+        self, modality: str, query_D: np.ndarray, keys_C: np.ndarray, k: int, masks: Sequence[Matches | None]
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Score the candidates of one query from the snapshot's own vectors, as a scan would."""
+        segments_C, rows_C = keys_C >> ROW_BITS, keys_C & ((1 << ROW_BITS) - 1)
+        numbers, found = self._numbers(modality), []
+        for number, part, matches in zip(numbers, self.parts(modality), masks, strict=True):
+            rows = np.sort(rows_C[segments_C == number])
+            is_there = rows < len(part.scan.vectors_ND)
+            if not is_there.all() or (matches is not None and not matches.mask_N[rows].all()):
                 raise self._stranger()
-            of_each: list[Found] = []
-            for number, part, mask in zip(numbers, parts, masks, strict=True):
-                mine = np.sort(rows_C[segments_C == number])
-                if len(mine) and (
-                    mine[-1] >= len(part.scan.vectors_ND) or not (mask is None or mask.mask_N[mine].all())
-                ):
-                    raise self._stranger()
-                of_each.append(padded(*_scored(part.scan, query_D, mine, k), k))
-            found.append(merge(of_each, 1, k))
-        if clock is not None:
-            clock.refine_s += time.perf_counter() - began
-        scores, segments, rows = zip(*found, strict=True)
-        return np.concatenate(scores), np.concatenate(segments), np.concatenate(rows)
+            found.append(_scored(part.scan, query_D, rows, k))
+        if not np.isin(segments_C, numbers).all():
+            raise self._stranger()
+        return merge(found, 1, k)
 
     def _stranger(self) -> MilvusError:
         return MilvusError(
@@ -174,10 +188,10 @@ class MilvusSearcher(Searcher):
         )
 
 
-def _scored(scan: Any, query_D: np.ndarray, rows: np.ndarray, k: int) -> Found:
+def _scored(scan: ExactScan, query_D: np.ndarray, rows: np.ndarray, k: int) -> Found:
     if not len(rows):
-        return np.empty((1, 0), np.float32), np.empty((1, 0), np.int64)
-    return scan.score(query_D[None], rows[None], min(k, len(rows)))
+        return padded(np.empty((1, 0), np.float32), np.empty((1, 0), np.int64), k)
+    return padded(*scan.score(query_D[None], rows[None], min(k, len(rows))), k)
 
 
 def evaluation_of(about: About) -> dict[str, Any]:
