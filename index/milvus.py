@@ -155,7 +155,7 @@ def connect(uri: str, *, create: bool = False) -> Store:
         import pymilvus
     except ImportError as e:
         raise _missing(e.name) from e
-    for name in ("pymilvus", "milvus_lite"):
+    for name in ("pymilvus", "milvus_lite", "grpc"):
         logging.getLogger(name).setLevel(
             logging.CRITICAL + 1
         )  # they log each error that they raise, with its traceback

@@ -192,7 +192,8 @@ def _create(push: _Push) -> None:
         ),
     ]  # fmt: skip
     index = MilvusClient.prepare_index_params()
-    params = {"nlist": push.about.lists} if push.about.lists else {}
+    # as JSON, which servers read as well as single parameters, and Milvus Lite alone
+    params = {"params": json.dumps({"nlist": push.about.lists})} if push.about.lists else {}
     index.add_index("vector", index_type="IVF_FLAT" if params else "FLAT", metric_type=METRIC, params=params)
     push.store.call(
         "create_collection", push.name, schema=CollectionSchema(fields), index_params=index,
