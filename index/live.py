@@ -74,7 +74,9 @@ class Live:
         try:
             return list(engine.ask_many(questions))
         except UnibrivlError as e:
-            if len(questions) == 1 or isinstance(e, MilvusError):  # none of the others would be answered
+            if isinstance(e, MilvusError):  # none of the others would be answered
+                logger.error("%d questions are not answered: %s", len(questions), e)
+            if len(questions) == 1 or isinstance(e, MilvusError):
                 return [e] * len(questions)
         answers: list[QueryResult | BaseException] = []
         for question in questions:

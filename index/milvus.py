@@ -33,6 +33,8 @@ TIMEOUT_S = 10.0
 """For one call that answers at once."""
 LONG_S = 600.0
 """For one call that works through a collection."""
+NOT_LOADED = 101
+"""Code of an error."""
 LITE = ".db"
 
 
@@ -107,6 +109,16 @@ class Store:
     def load(self, collection: str) -> None:
         """Make a collection ready to answer; one that is stays so."""
         self.call("load_collection", collection, timeout=LONG_S)
+
+    def search(self, collection: str, *args: Any, timeout: float, **kwargs: Any) -> Any:
+        """Return what a search finds; a server that was started again may have to load the collection first."""
+        try:
+            return self.call("search", collection, *args, timeout=timeout, **kwargs)
+        except MilvusError as e:
+            if getattr(e.__cause__, "code", None) != NOT_LOADED:
+                raise
+        self.call("load_collection", collection)
+        return self.call("search", collection, *args, timeout=timeout, **kwargs)
 
     def count(self, collection: str, modality: str) -> int:
         """Return how many rows of a modality a collection holds."""

@@ -157,8 +157,8 @@ class MilvusSearcher(Searcher):
         store, keys = self.collection.store, []
         params = {"nprobe": nprobe} if self.collection.about.lists else {}
         for start in range(0, len(queries_QD), QUERIES):
-            found = store.call(
-                "search", self.collection.name, list(queries_QD[start : start + QUERIES]), filter=told, limit=k,
+            found = store.search(
+                self.collection.name, list(queries_QD[start : start + QUERIES]), filter=told, limit=k,
                 anns_field="vector", output_fields=["id"], partition_names=[modality], timeout=SEARCH_TIMEOUT_S,
                 search_params={"metric_type": METRIC, "params": params},
             )  # fmt: skip

@@ -1,7 +1,6 @@
 """Where the server answers what. Each route reads, asks and tells; limits and errors are the guard's."""
 
 import asyncio
-import logging
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,7 +34,6 @@ if TYPE_CHECKING:
     from .engine import QueryResult
     from .serve import Server
 
-logger = logging.getLogger(__name__)
 MEDIA_CACHE = "private, max-age=3600"
 SCHEMAS = "#/components/schemas/"
 ERRORS: dict[int | str, dict[str, Any]] = {
@@ -271,7 +269,6 @@ def as_request_error(error: UnibrivlError) -> RequestError:
     if isinstance(error, IndexMismatchError | IndexStoreError):
         return RequestError(409, "index", str(error), "")
     if isinstance(error, MilvusError):
-        logger.error("%s", error)
         return RequestError(503, "milvus", "the vectors cannot be searched now", "try again in a while")
     return RequestError(422, "question", str(error), "")
 

@@ -25,7 +25,7 @@ FINGERPRINTS = {"audio": "a" * 64, "image": "b" * 64}
 def clustered(rng: np.random.Generator, count: int, dim: int) -> np.ndarray:
     """Return float32 vectors around 100 centres, always the same ones, which inverted lists can tell apart."""
     centres = np.random.default_rng(99).standard_normal((100, dim))
-    return (centres[rng.integers(0, 100, count)] + 0.6 * rng.standard_normal((count, dim))).astype(np.float32)
+    return (centres[rng.integers(0, 100, count)] + 0.5 * rng.standard_normal((count, dim))).astype(np.float32)
 
 
 def made_rows(count: int) -> list[dict[str, Any]]:
