@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute
 
 from ..shards.checks import check_ranges, check_whole
 from .ann import LEVELS
@@ -40,6 +41,7 @@ from .search import EXACT_MAX_NUMBERS, Searcher
 from .segment import Segment
 from .snapshot import Snapshot, open_snapshot
 
+pc: Any = pyarrow.compute  # its functions are made at run time, unknown to type checkers
 BATCH_ROWS = 4096
 BATCH_BYTES = 16_000_000
 """Of vectors in one call; a server takes 64 MB with all that comes along."""
@@ -194,7 +196,9 @@ def _create(push: _Push) -> None:
     index = MilvusClient.prepare_index_params()
     # as JSON, which servers read as well as single parameters, and Milvus Lite alone
     params = {"params": json.dumps({"nlist": push.about.lists})} if push.about.lists else {}
-    index.add_index("vector", index_type="IVF_FLAT" if params else "FLAT", metric_type=METRIC, params=params)
+    index.add_index(
+        "vector", index_name="vector", index_type="IVF_FLAT" if params else "FLAT", metric_type=METRIC, params=params
+    )
     push.store.call(
         "create_collection", push.name, schema=CollectionSchema(fields), index_params=index,
         properties=_properties(push.about), consistency_level="Bounded",
@@ -204,7 +208,8 @@ def _create(push: _Push) -> None:
 
 
 def _most_labels(snapshot: Snapshot) -> int:
-    most = max((len(labels or ()) for s in snapshot.segments for labels in s.rows["labels"].to_pylist()), default=0)
+    lengths = [pc.max(pc.list_value_length(segment.rows["labels"])).as_py() or 0 for segment in snapshot.segments]
+    most = max(lengths, default=0)
     if most > MAX_LABELS:
         raise MilvusError(f"{snapshot.root}: an item has {most} labels, Milvus takes {MAX_LABELS}")
     return max(1, most)
@@ -220,16 +225,9 @@ def _count(push: _Push) -> int:
 
 def _fill(push: _Push) -> None:
     """Send what is missing; where the rows that are there are no beginning, send all once more."""
-    done = 0
-    for batch in _batches(push):
-        done += len(batch)
-        if done > push.there:
-            _send(push, batch)
-        push.say(done, "rows")
+    _send_behind(push, push.there)
     if _differing(push):
-        push.say(0, "rows, all of them again")
-        for batch in _batches(push):
-            _send(push, batch)
+        _send_behind(push, 0)
     if differing := _differing(push):
         raise MilvusError(f"{push.store.uri}: collection {push.name} holds {differing}; drop it and push again")
     push.store.call("flush", push.name, timeout=LONG_S)
@@ -237,10 +235,20 @@ def _fill(push: _Push) -> None:
     _await_index(push)
 
 
-def _send(push: _Push, batch: list[dict[str, Any]]) -> None:
-    modality = batch[0]["modality"]
-    push.store.call("upsert", push.name, batch, partition_name=modality, timeout=LONG_S)
-    push.sent += len(batch)
+def _send_behind(push: _Push, there: int) -> None:
+    """Send the batches behind the first `there` rows, and the one that these end in."""
+    done = 0
+    for number, rows in _batches(push):
+        done += len(rows)
+        if done > there:
+            _send(push, _entities(push.snapshot.segments[number], number, rows))
+        push.say(done, "rows")
+
+
+def _send(push: _Push, entities: list[dict[str, Any]]) -> None:
+    partition = entities[0]["modality"]
+    push.store.call("upsert", push.name, entities, partition_name=partition, timeout=LONG_S)
+    push.sent += len(entities)
 
 
 def _differing(push: _Push) -> str:
@@ -259,14 +267,14 @@ def _await_index(push: _Push) -> None:
         time.sleep(POLL_S)
 
 
-def _batches(push: _Push) -> Iterator[list[dict[str, Any]]]:
-    """Yield the rows that are not deleted, always in the same batches, each of one modality."""
+def _batches(push: _Push) -> Iterator[tuple[int, np.ndarray]]:
+    """Yield the number of a segment and rows of it that are not deleted, always in the same order."""
     size = max(1, min(BATCH_ROWS, BATCH_BYTES // (4 * push.about.dim)))
     for number, segment in enumerate(push.snapshot.segments):
         live = push.snapshot.live(segment)
         rows = np.arange(len(segment.rows)) if live is None else np.flatnonzero(live)
         for start in range(0, len(rows), size):
-            yield _entities(segment, number, rows[start : start + size])
+            yield number, rows[start : start + size]
 
 
 def _entities(segment: Segment, number: int, rows: np.ndarray) -> list[dict[str, Any]]:

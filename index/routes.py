@@ -144,7 +144,7 @@ async def tell_index(request: Request) -> Response:
             "dim": snapshot.manifest["dim"],
             "encoder": snapshot.manifest["encoder"]["fingerprints"],
             "has_text": engine.has_text,
-            "recall": {name: told.get("recall") for name, told in snapshot.evaluation.get("directions", {}).items()},
+            "recall": {name: told.get("recall") for name, told in engine.evaluation.get("directions", {}).items()},
             "columns": opened.columns,
             "examples": opened.examples,
             "limits": {

@@ -291,7 +291,8 @@ def test_wrong_vectors_do_not_get_the_alias(small: tuple[Path, str]) -> None:
         store, snapshot, config, lambda *told: None, about_snapshot(snapshot.id, snapshot.manifest)
     )
     milvus_push._begin(begun)
-    for batch in milvus_push._batches(begun):
+    for number, rows in milvus_push._batches(begun):
+        batch = milvus_push._entities(snapshot.segments[number], number, rows)
         vectors = [one["vector"] for one in batch]
         milvus_push._send(begun, [one | {"vector": v} for one, v in zip(batch, vectors[1:] + vectors[:1], strict=True)])
     store.close()
@@ -342,19 +343,15 @@ def test_rows_of_others_are_refused(small: tuple[Path, str]) -> None:
     pushed = push(index, uri)
     snapshot, store = open_snapshot(index), connect(uri)
     collection = open_collection(store, index)
-    batch = next(
-        milvus_push._batches(
-            milvus_push._Push(store, snapshot, PushConfig(index=index, to=uri), lambda *told: None, collection.about)
-        )
-    )
-    store.call("upsert", pushed.collection, [batch[0] | {"id": 600}], partition_name="image")
+    (entity,) = milvus_push._entities(snapshot.segments[0], 0, np.array([0]))
+    store.call("upsert", pushed.collection, [entity | {"id": 600}], partition_name="image")
     with pytest.raises(MilvusError, match="a row that cannot be found in the index"):
-        MilvusSearcher(snapshot, collection).search("image", batch[0]["vector"][None], 5)
+        MilvusSearcher(snapshot, collection).search("image", entity["vector"][None], 5)
     with pytest.raises(ValueError, match=r"want \(number, 8\)"):
         MilvusSearcher(snapshot, collection).search("image", np.ones((1, 5), np.float32), 5)
     store.call("drop_collection", pushed.collection)
     with pytest.raises(MilvusError, match=r"vectors\.db: Milvus refused or is not there"):
-        MilvusSearcher(snapshot, collection).search("image", batch[0]["vector"][None], 5)
+        MilvusSearcher(snapshot, collection).search("image", entity["vector"][None], 5)
     store.close()
 
 

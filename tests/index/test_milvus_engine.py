@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,6 @@ from typer.testing import CliRunner
 
 from unibrivl.cli import app
 from unibrivl.index import milvus_search
-from unibrivl.index.ann import Setting
 from unibrivl.index.engine import Engine, open_engine
 from unibrivl.index.errors import MilvusError
 from unibrivl.index.live import Live
@@ -24,7 +24,7 @@ from unibrivl.index.milvus_push import PushConfig, run_push
 from unibrivl.index.question import Part, Question
 from unibrivl.index.recorded import recall_of
 from unibrivl.index.serve_config import ServeConfig
-from unibrivl.index.snapshot import publish, read_manifest
+from unibrivl.index.snapshot import open_snapshot, publish, read_manifest
 from unibrivl.model.embed import Encoder
 
 from .milvus_server import free_port, milvus_server
@@ -108,14 +108,10 @@ def test_only_recall_that_was_measured_is_told(engines: tuple[Engine, Engine]) -
     plain = approximate.ask(Question(parts=(question,), to="image", k=5))
     assert (plain.mode, plain.recall, plain.recall_note) == ("ann", 1.0, "image>image, 10 answers")
     assert plain.params == {"image": {"nprobe": 4, "level": 10}}
-    found = {"image": replace_list(Setting(nprobe=8, k_factor=1, level=10), 6)}
-    filtered = recall_of(approximate.evaluation, Question(parts=(question,), where="split=test"), found, {"image": 24})
+    listed = SimpleNamespace(mode="ann", params={"nprobe": 8, "level": 10}, matched=6)
+    asked = Question(parts=(question,), where="split=test")
+    filtered = recall_of(approximate.evaluation, asked, {"image": listed}, {"image": 24})
     assert (filtered.value, filtered.note) == (None, "image>image was not measured for 10 answers with a filter")
-
-
-def replace_list(setting: Setting, matched: int) -> Any:
-    """Return a list as `recall_of` wants it."""
-    return type("Listed", (), {"mode": "ann", "params": setting.as_dict(), "matched": matched})()
 
 
 def invoke(*words: object) -> Any:
@@ -128,9 +124,10 @@ def test_the_commands(index: Path, milvus: str, one_encoder: Encoder, tmp_path: 
     told = invoke("push", index, "--to", milvus).output
     assert "24 audio and 24 image items in" in told and "(48 rows were there)" in told
     assert "recall audio>image @10 1.0000 (1.0000 to 1.0000), @100 1.0000" in told
-    snapshot, manifest = read_manifest(index)
-    item = "gen_" if manifest is None else json.loads(invoke_query(index, milvus, tmp_path))["snapshot"]
-    assert item == snapshot
+    item = open_snapshot(index).of("image")[0].rows["item_id"][0].as_py()
+    found = json.loads(invoke("query", index, "--item", item, "--milvus", milvus, "--json").output)
+    assert found["results"]["image"][0]["item_id"] == item
+    assert found["filter"]["strategy"] == {"audio": "milvus", "image": "milvus"}
     for words, told in (
         (("push", index, "--to", "here"), "--to is 'here', want http://HOST:PORT"),
         (("query", index, "--item", "x", "--milvus", "there"), "--milvus is 'there', want http://HOST:PORT"),
@@ -138,13 +135,6 @@ def test_the_commands(index: Path, milvus: str, one_encoder: Encoder, tmp_path: 
     ):
         result = invoke(*words)
         assert result.exit_code == 2 and told in " ".join(result.output.replace("│", "").split())
-
-
-def invoke_query(index: Path, milvus: str, folder: Path) -> str:
-    from unibrivl.index.snapshot import open_snapshot
-
-    item = open_snapshot(index).of("image")[0].rows["item_id"][0].as_py()
-    return invoke("query", index, "--item", item, "--milvus", milvus, "--json").output
 
 
 def test_a_server_outlives_milvus(
