@@ -179,7 +179,7 @@ def connect(uri: str, *, create: bool = False) -> Store:
     except faults as e:
         if uri.endswith(LITE):
             raise MilvusError(
-                f"{uri}: cannot be opened as a file of Milvus Lite; one process has it open at a time, a server none"
+                f"{uri}: cannot be opened; another process has it open, or it is no file of Milvus Lite"
             ) from e
         raise MilvusError(f"{uri}: {_reason(e, TIMEOUT_S)}") from e
     return Store(uri, client, faults)

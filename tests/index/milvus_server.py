@@ -32,8 +32,9 @@ def made_rows(count: int) -> list[dict[str, Any]]:
     """Return rows whose columns keep 50, 10, 1 and 0.1 % of them, with quotes, commas and accents in labels."""
     return [
         {
-            "key": f"k{n}", "labels": [f"tenth {n % 10}"] + (['Bark, "loud"'] if n % 100 == 0 else []),
-            "caption": f"Écho {n % 7}", "language": "", "split": "test" if n % 2 else "train", "group": f"g{n % 1000}",
+            "key": f"k{n}", "labels": [f"tenth {n % 10}"] + (['Bark, "loud"', "back\\slash's"] if n % 100 == 0 else []),
+            "caption": f"Écho {n % 7}", "language": "fr" if n % 3 else "",
+            "split": "test" if n % 2 else "train", "group": f"g{n % 1000}",
             "media_id": f"m{n}", "start_ms": n, "end_ms": 2 * n + 1, "shard": "test/s", "tar_offset": 0,
             "tar_len": 512, "content_sha256": f"{n:064x}",
         }

@@ -12,9 +12,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from unibrivl.index import milvus_push, milvus_search
 from unibrivl.index.classes import Classes
+from unibrivl.index.conditions import COLUMNS, COMPARE
 from unibrivl.index.errors import GateError, IndexMismatchError, MilvusError
 from unibrivl.index.milvus import (
     PREFIX,
@@ -166,23 +169,61 @@ EXPRESSIONS = (
 @pytest.fixture(scope="module")
 def pushed_small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Snapshot, Store]]:
     folder = tmp_path_factory.mktemp("milvus")
-    make_index(folder / "index", {"image": 3000}, dim=4)
+    make_index(folder / "index", {"image": 1000}, dim=4)
     push(folder / "index", str(folder / "v.db"))
     store = connect(str(folder / "v.db"))
+    open_collection(store, folder / "index")
     yield open_snapshot(folder / "index"), store
     store.close()
 
 
-@pytest.mark.parametrize("told", EXPRESSIONS, ids=str)
-def test_an_expression_keeps_the_same_rows(pushed_small: tuple[Snapshot, Store], told: Any) -> None:
-    snapshot, store = pushed_small
+TEXTS = ("test", "tenth 3", 'Bark, "loud"', "back\\slash's", "Écho 3", "fr", "g7", "m7", "k7/image", "of no item")
+CONDITIONS = st.one_of(
+    st.fixed_dictionaries(
+        {
+            "column": st.sampled_from([name for name, kind in COLUMNS.items() if kind != "number"]),
+            "op": st.sampled_from(["=", "!="]),
+            "value": st.lists(st.sampled_from(TEXTS), min_size=1, max_size=3),
+        }
+    ),
+    st.fixed_dictionaries(
+        {
+            "column": st.sampled_from([name for name, kind in COLUMNS.items() if kind == "number"]),
+            "op": st.sampled_from(list(COMPARE)),
+            "value": st.sampled_from([-2.5, 0, 0.5, 7, 500, 999.5, 1e300]),
+        }
+    ),
+)
+TREES = st.recursive(
+    CONDITIONS,
+    lambda nodes: st.one_of(
+        st.builds(lambda node: {"not": node}, nodes),
+        st.builds(
+            lambda op, parts: {op: parts}, st.sampled_from(["and", "or"]), st.lists(nodes, min_size=2, max_size=3)
+        ),
+    ),
+    max_leaves=5,
+)
+
+
+def check_expression(snapshot: Snapshot, store: Store, told: Any) -> None:
     where, rows = parse_where(told), snapshot.segments[0].rows
     assert where is not None
     words = expression(where.root, [rows], Classes())
     assert words is not None
-    store.load(PREFIX + snapshot.id)
-    found = store.call("query", PREFIX + snapshot.id, filter=words, output_fields=["id"], limit=3000)
+    found = store.call("query", PREFIX + snapshot.id, filter=words, output_fields=["id"], limit=1000)
     assert sorted(one["id"] for one in found) == np.flatnonzero(where.mask(rows)).tolist()
+
+
+@pytest.mark.parametrize("told", EXPRESSIONS, ids=str)
+def test_an_expression_keeps_the_same_rows(pushed_small: tuple[Snapshot, Store], told: Any) -> None:
+    check_expression(*pushed_small, told)
+
+
+@settings(max_examples=60, deadline=None)
+@given(told=TREES)
+def test_any_expression_keeps_the_same_rows(pushed_small: tuple[Snapshot, Store], told: Any) -> None:
+    check_expression(*pushed_small, told)
 
 
 @pytest.mark.parametrize("told", ["caption~cho", 'caption="a\tb"', {"column": "caption", "op": "!=", "value": ""}])
@@ -366,7 +407,7 @@ def test_what_is_not_there_is_one_line(tmp_path: Path, monkeypatch: pytest.Monke
     with pytest.raises(MilvusError, match="there is no folder for it"):
         connect(str(tmp_path / "no" / "none.db"), create=True)
     (tmp_path / "text.db").write_text("no store")
-    with pytest.raises(MilvusError, match="cannot be opened as a file of Milvus Lite"):
+    with pytest.raises(MilvusError, match="another process has it open, or it is no file of Milvus Lite"):
         connect(str(tmp_path / "text.db"))
     monkeypatch.setitem(sys.modules, "pymilvus", None)
     with pytest.raises(MilvusError, match=r"pymilvus is not installed: run pip install 'unibrivl\[milvus\]'"):
