@@ -95,7 +95,7 @@ def push(
         str, typer.Option(metavar="URI", help="Server, http://HOST:PORT, or a file of Milvus Lite, NAME.db.")
     ],
     alias: Annotated[str, typer.Option(help="Name by which other programs find the latest snapshot.")] = "unibrivl",
-    recall: Annotated[float, typer.Option(help="Recall at 10 that every direction must reach.")] = 0.99,
+    recall: Annotated[float, typer.Option(help="Recall at 10 and 100 that every direction must reach.")] = 0.99,
     lists: Annotated[
         int | None, typer.Option(help="Inverted lists; 0 compares every vector. [default: by size]")
     ] = None,

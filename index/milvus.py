@@ -50,8 +50,8 @@ class About:
     metric: str = METRIC
     lists: int = 0
     """Inverted lists of its index; 0: every vector is compared."""
-    nprobe: int = 0
-    """Lists that a search without a filter looks through."""
+    nprobe: dict[str, int] = field(default_factory=dict)
+    """By number of answers: lists that a search without a filter looks through."""
     recall: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
     """By direction, by number of answers: what was measured when it was pushed, with its interval."""
     whole: bool = False

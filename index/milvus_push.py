@@ -56,6 +56,7 @@ MAX_LABELS = 4096
 FIRST_NPROBE = 8
 """Doubled until the recall is reached."""
 POLL_S = 1.0
+Recalls = dict[str, dict[str, dict[str, float]]]
 Progress = Callable[[int, int, str], None]
 
 
@@ -69,7 +70,7 @@ class PushConfig:
     alias: str = "unibrivl"
     """Name under which other programs find the latest collection."""
     recall: float = 0.99
-    """That the lower end of the 95 % interval must reach at 10 answers, in every direction."""
+    """That the lower end of the 95 % interval must reach at 10 and at 100 answers, in every direction."""
     lists: int | None = None
     """Inverted lists; 0: every vector is compared, None: by the number of rows and dimensions."""
     queries: int = 250
@@ -100,8 +101,9 @@ class Pushed:
     there: int
     """Rows that an earlier push had left."""
     lists: int
-    nprobe: int
-    recall: dict[str, dict[str, dict[str, float]]]
+    nprobe: dict[str, int]
+    """Lists that are looked through, by number of answers."""
+    recall: Recalls
     """By direction, by number of answers."""
     dropped: str | None
     """The former collection, where it was dropped."""
@@ -302,22 +304,17 @@ def _measure(push: _Push) -> None:
     Raises:
         GateError: it is not reached although every list is looked through.
     """
-    nprobe, trials = max(push.about.nprobe, min(FIRST_NPROBE, push.about.lists)), _trials(push)
-    while True:
-        push.say(push.total, f"recall, {nprobe} of {push.about.lists} lists" if push.about.lists else "recall")
-        about = replace(push.about, nprobe=nprobe, whole=True)
-        about = replace(about, recall=_recall(push, about, trials))
-        if _least(about) >= push.config.recall:
-            break
-        if nprobe >= about.lists:
-            raise GateError(
-                f"{push.store.uri}: recall at {LEVELS[0]} is {_least(about):.4f} in collection {push.name}, wanted "
-                f"{push.config.recall:g}; the alias stays where it was: drop the collection and push again",
-                figures={"collection": push.name, "recall": about.recall},
-            )
-        nprobe = min(2 * nprobe, about.lists)
-    push.about = about
-    push.store.call("alter_collection_properties", push.name, properties=_properties(about))
+    trials, nprobe = _trials(push), min(FIRST_NPROBE, push.about.lists)
+    nprobes: dict[str, int] = {}
+    recall: Recalls = {}
+    for level in LEVELS:
+        while (found := _recall(push, trials, level, nprobe)) is None:
+            nprobe = min(2 * nprobe, push.about.lists)
+        nprobes[str(level)] = nprobe
+        for direction, told in found.items():
+            recall.setdefault(direction, {})[str(level)] = told
+    push.about = replace(push.about, nprobe=nprobes, recall=recall, whole=True)
+    push.store.call("alter_collection_properties", push.name, properties=_properties(push.about))
 
 
 def _trials(push: _Push) -> list[tuple[str, str, Asked, np.ndarray]]:
@@ -333,26 +330,37 @@ def _trials(push: _Push) -> list[tuple[str, str, Asked, np.ndarray]]:
 
 
 def _recall(
-    push: _Push, about: About, trials: list[tuple[str, str, Asked, np.ndarray]]
-) -> dict[str, dict[str, dict[str, float]]]:
-    """Return recall by direction and number of answers; after a direction that misses it no further one is measured."""
-    searcher = MilvusSearcher(push.snapshot, Collection(push.store, push.name, about))
-    found: dict[str, dict[str, dict[str, float]]] = {}
+    push: _Push, trials: list[tuple[str, str, Asked, np.ndarray]], level: int, nprobe: int
+) -> dict[str, dict[str, float]] | None:
+    """Return recall at `level` answers by direction; None where one misses it and there are lists to look through yet.
+
+    Raises:
+        GateError: there are none.
+    """
+    push.say(push.total, f"recall at {level}, {nprobe} of {push.about.lists} lists")
+    searcher = MilvusSearcher(push.snapshot, Collection(push.store, push.name, push.about))
+    found = {}
     for modality, target, asked, truth_QK in trials:
         masks = [part.live for part in searcher.parts(target)]
-        hits = searcher.nearest(target, asked.queries_QD, LEVELS[-1] + asked.spare, masks, "", about.nprobe)
-        scores_QK = asked.scores(hits)
-        of_each = {k: recalls(scores_QK, truth_QK, k) for k in LEVELS}
-        told = {str(k): summarize(each_Q, push.config.seed).as_dict() for k, each_Q in of_each.items()}
-        found[f"{modality}>{target}"] = told
-        if told[str(LEVELS[0])]["low"] < push.config.recall:
-            break
+        scores_QK = asked.scores(searcher.nearest(target, asked.queries_QD, level + asked.spare, masks, "", nprobe))
+        reached = summarize(recalls(scores_QK, truth_QK, level), push.config.seed)
+        found[f"{modality}>{target}"] = reached.as_dict()
+        if reached.low >= push.config.recall:
+            continue
+        if nprobe < push.about.lists:
+            return None
+        raise GateError(
+            f"{push.store.uri}: {modality}>{target} has recall {reached.value:.4f} at {level} in collection "
+            f"{push.name}, wanted {push.config.recall:g} with 95 % confidence; the alias stays where it was: drop the "
+            "collection and push again",
+            figures={"collection": push.name, "recall": found},
+        )
     return found
 
 
 def _least(about: About) -> float:
-    """Return the lowest end of an interval at ten answers."""
-    return min((told[str(LEVELS[0])]["low"] for told in about.recall.values()), default=1.0)
+    """Return the lowest end of all intervals."""
+    return min((one["low"] for told in about.recall.values() for one in told.values()), default=1.0)
 
 
 def _move_alias(push: _Push) -> str | None:

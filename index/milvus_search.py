@@ -15,13 +15,14 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from .ann import LEVELS, Clock, Setting
+from .ann import LATE, LEVELS, Clock, Setting
 from .classes import Classes
 from .conditions import COLUMNS, Condition, Junction, texts_of
 from .errors import IndexMismatchError, MilvusError
 from .exact import SPARE, ExactScan, Found, padded
 from .matches import Matches
 from .milvus import METRIC, ROW_BITS, About, Collection
+from .recall import recalls
 from .search import Hits, Searcher, checked, merge
 from .snapshot import Snapshot
 from .where import Where
@@ -57,7 +58,8 @@ class MilvusSearcher(Searcher):
     def setting(self, modality: str, direction: str | None, k: int) -> Setting | None:
         """Return how thorough a search without a filter is; None: there are more answers than recall is known for."""
         level = next((level for level in LEVELS if k <= level), None)
-        return None if level is None else Setting(nprobe=self.collection.about.nprobe, k_factor=1, level=level)
+        nprobe = self.collection.about.nprobe.get(str(level), self.collection.about.lists)
+        return None if level is None else Setting(nprobe=nprobe, k_factor=1, level=level)
 
     def search(
         self,
@@ -74,6 +76,9 @@ class MilvusSearcher(Searcher):
     ) -> Hits:
         """Return the `k` nearest rows, as `Searcher.search`.
 
+        What a filter keeps may lie far from the question. Where more than `LATE` of the answers come from the later
+        half of the lists, as many may lie beyond them, and the question is searched in the folder.
+
         Raises:
             MilvusError: it does not answer, or answers with rows that cannot be.
         """
@@ -81,18 +86,22 @@ class MilvusSearcher(Searcher):
         queries = checked(queries_QD, k, parts)
         masks = [part.matches(allowed) for part in parts]
         count = sum(len(p.scan.vectors_ND) if m is None else m.count for p, m in zip(parts, masks, strict=True))
-        told = None if allowed is None else self._told(modality, masks, count, where, classes)
-        setting = self.setting(modality, direction, k)
-        if exact or setting is None or told == "" or count == 0:
+        setting = None if exact or count == 0 else self.setting(modality, direction, k)
+        told = "" if allowed is None or setting is None else self._told(modality, masks, count, where, classes)
+        if setting is None or told is None:
             return super().search(modality, queries, k, allowed=allowed, exact=True)
-        nprobe = self._nprobe(told, count, sum(len(part.scan.vectors_ND) for part in parts))
-        hits = self.nearest(modality, queries, k, masks, told or "", nprobe, clock)
-        short = np.flatnonzero((hits.rows_QK >= 0).sum(axis=1) < min(k, count))
-        if len(short):  # the lists looked through hold too few of the matches
-            rest = super().search(modality, queries[short], k, allowed=allowed, exact=True)
-            hits.scores_QK[short], hits.segments_QK[short] = rest.scores_QK, rest.segments_QK
-            hits.rows_QK[short] = rest.rows_QK
-        strategy = "milvus" if told is None else "milvus ids" if count <= MAX_IDS else "milvus filter"
+        share = count / sum(len(part.scan.vectors_ND) for part in parts)
+        nprobe = self._nprobe(setting.nprobe, share, count) if told else setting.nprobe
+        hits = self.nearest(modality, queries, k, masks, told, nprobe, clock)
+        unsure_Q = (hits.rows_QK >= 0).sum(axis=1) < min(k, count)
+        if told and hits.mode == "ann":
+            half = self.nearest(modality, queries, k, masks, told, nprobe // 2, clock)
+            unsure_Q |= recalls(half.scores_QK, hits.scores_QK, k) < 1 - LATE
+        if len(unsure := np.flatnonzero(unsure_Q)):
+            sure = super().search(modality, queries[unsure], k, allowed=allowed, exact=True)
+            hits.scores_QK[unsure], hits.segments_QK[unsure] = sure.scores_QK, sure.segments_QK
+            hits.rows_QK[unsure] = sure.rows_QK
+        strategy = "milvus" if not told else "milvus ids" if count <= MAX_IDS else "milvus filter"
         params = {} if hits.mode == "exact" else {"nprobe": nprobe, "level": setting.level}
         return replace(hits, strategy=strategy, params=params, matched=count)
 
@@ -128,7 +137,7 @@ class MilvusSearcher(Searcher):
     def _told(
         self, modality: str, masks: Sequence[Matches | None], count: int, where: Where | None, classes: Classes | None
     ) -> str | None:
-        """Return a filter as Milvus reads it; empty: it cannot be said."""
+        """Return a filter as Milvus reads it; None: it cannot be said."""
         if count <= MAX_IDS:
             keys = [
                 key << ROW_BITS | row
@@ -136,21 +145,17 @@ class MilvusSearcher(Searcher):
                 for row in (matches.rows.tolist() if matches else ())
             ]
             return f"id in {keys}"
-        if where is None:
-            return ""
         tables = [segment.rows for segment in self._segments if segment.modality == modality]
-        return expression(where.root, tables, classes or Classes()) or ""
+        return None if where is None else expression(where.root, tables, classes or Classes())
 
     def _numbers(self, modality: str) -> list[int]:
         """Return the places of a modality's segments among all."""
         return [number for number, segment in enumerate(self._segments) if segment.modality == modality]
 
-    def _nprobe(self, told: str | None, count: int, total: int) -> int:
-        """Return how many lists are looked through; a filter leaves fewer answers in each."""
-        about = self.collection.about
-        if told is None:
-            return about.nprobe
-        return about.lists if count <= MAX_IDS else min(about.lists, math.ceil(about.nprobe * max(2, total / count)))
+    def _nprobe(self, nprobe: int, share: float, count: int) -> int:
+        """Return how many lists are looked through with a filter, which leaves fewer answers in each."""
+        lists = self.collection.about.lists
+        return lists if count <= MAX_IDS else min(lists, math.ceil(nprobe * max(2, 1 / share)))
 
     def _ask(self, modality: str, queries_QD: np.ndarray, k: int, told: str, nprobe: int) -> list[np.ndarray]:
         """Return the keys of the candidates of each query, int64 (C,)."""

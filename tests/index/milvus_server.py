@@ -43,11 +43,13 @@ def made_rows(count: int) -> list[dict[str, Any]]:
 
 
 def make_index(root: Path, counts: dict[str, int], dim: int = 64, seed: int = 0) -> str:
-    """Publish a snapshot with so many rows of each modality; return its id."""
-    rng = np.random.default_rng(seed)
+    """Publish a snapshot with so many rows of each modality, ordered by the first coordinate; return its id."""
+    rng, segments, entries = np.random.default_rng(seed), root / "segments", []
     with writing(root):
-        segments = root / "segments"
-        entries = [write_segment(segments, m, clustered(rng, n, dim), made_rows(n)) for m, n in counts.items()]
+        for modality, count in counts.items():
+            vectors = clustered(rng, count, dim)
+            vectors = vectors[np.argsort(vectors[:, 0])]
+            entries.append(write_segment(segments, modality, vectors, made_rows(count)))
         return publish(
             root, {"segments": entries, "dim": dim, "encoder": {"fingerprints": FINGERPRINTS}, "sources": []}
         )

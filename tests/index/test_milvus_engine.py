@@ -100,7 +100,7 @@ def test_only_recall_that_was_measured_is_told(engines: tuple[Engine, Engine]) -
     """As if the collection had lists: what was measured without a filter says nothing of one with it."""
     _, engine = engines
     assert engine.milvus is not None
-    about = replace(engine.milvus.about, lists=8, nprobe=4)
+    about = replace(engine.milvus.about, lists=8, nprobe={"10": 4, "100": 8})
     approximate = Engine(
         engine.snapshot, engine.encoder, None, Collection(engine.milvus.store, engine.milvus.name, about)
     )
