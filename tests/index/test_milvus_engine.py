@@ -19,7 +19,7 @@ from unibrivl.index import milvus_search
 from unibrivl.index.engine import Engine, open_engine
 from unibrivl.index.errors import MilvusError
 from unibrivl.index.live import Live
-from unibrivl.index.milvus import Collection
+from unibrivl.index.milvus import Collection, connect
 from unibrivl.index.milvus_push import PushConfig, run_push
 from unibrivl.index.question import Part, Question
 from unibrivl.index.recorded import recall_of
@@ -149,6 +149,8 @@ def test_a_server_outlives_milvus(
         with serving(config, open_engine(index, milvus=uri)) as client:
             item = {"item": client.get("/v1/index").json["examples"][0]["item_id"]}
             assert client.search(item).status == 200
+            with pytest.raises(MilvusError, match="another process has it open"):
+                connect(str(tmp_path / "v.db"))
             process.kill()
             process.wait()
             answer = client.search(item)
