@@ -9,7 +9,8 @@ Every error that a user can cause is a `UnibrivlError`, whose message is one lin
     |-- ingest: ListError, PlanError, ClipError, SampleError, IngestError
     |-- shards: ShardError
     |-- model:  CheckpointError, TextError, TowerError, TrainError
-    |-- index:  IndexStoreError, IndexMismatchError, QueryError, GateError, RequestError, PipelineError, GenerateError
+    |-- index:  IndexStoreError, IndexMismatchError, QueryError, GateError, MilvusError, RequestError, PipelineError, \
+GenerateError
     `-- bench:  BenchError, NeedsError
 """
 

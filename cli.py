@@ -13,7 +13,7 @@ import typer
 from . import UnibrivlError, __version__
 from .bench.commands import app as bench
 from .index.commands import app as snapshots
-from .index.commands import index
+from .index.commands import index, push
 from .index.generate_command import generate
 from .index.query_command import query
 from .index.rerank_command import rerank
@@ -41,6 +41,7 @@ app.command(rich_help_panel=PANEL)(embed)
 app.command(rich_help_panel=PANEL)(index)
 app.command(rich_help_panel=PANEL)(query)
 app.command(rich_help_panel=PANEL)(serve)
+app.command(rich_help_panel=PANEL)(push)
 app.command(rich_help_panel=PANEL)(generate)
 app.command(rich_help_panel=PANEL)(rerank)
 app.add_typer(shards, name="shards", rich_help_panel=PANEL)

@@ -74,7 +74,8 @@ class MilvusLite(Engine):
             client.drop_collection("rows")
         params = client.prepare_index_params()
         lists = min(1024, int(4 * len(base_ND) ** 0.5))
-        params.add_index("vector", index_type="IVF_FLAT", metric_type="IP", params={"nlist": lists})
+        told = {"params": json.dumps({"nlist": lists})}  # pymilvus 3 flattens others, and Lite takes 128 lists then
+        params.add_index("vector", index_type="IVF_FLAT", metric_type="IP", params=told)
         client.create_collection("rows", dimension=base_ND.shape[1], metric_type="IP", index_params=params)
         for start in range(0, len(base_ND), BLOCK_ROWS):
             block = base_ND[start : start + BLOCK_ROWS]

@@ -69,7 +69,8 @@ class FilterReport:
     matched: dict[str, int]
     """Items, by modality."""
     strategy: dict[str, str]
-    """By modality: `all`, `matches` (exact on what matches), `selector` (inside the ANN index)."""
+    """By modality: `all`, `matches` (exact on what matches), `selector` (inside the ANN index), `milvus`, `milvus ids`
+    and `milvus filter` (by Milvus, the filter told as keys or as an expression)."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

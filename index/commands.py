@@ -1,6 +1,7 @@
-"""The commands `unibrivl index` and `unibrivl snapshots ...`."""
+"""The commands `unibrivl index`, `unibrivl push` and `unibrivl snapshots ...`."""
 
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -86,6 +87,48 @@ def index(
         return
     was_there = "" if result.built else " (was there)"
     typer.echo(f"{_items(result.items)} in {out}, snapshot {result.snapshot}{was_there}")
+
+
+def push(
+    index: Index,
+    to: Annotated[
+        str, typer.Option(metavar="URI", help="Server, http://HOST:PORT, or a file of Milvus Lite, NAME.db.")
+    ],
+    alias: Annotated[str, typer.Option(help="Name by which other programs find the latest snapshot.")] = "unibrivl",
+    recall: Annotated[float, typer.Option(help="Recall at 10 and 100 that every direction must reach.")] = 0.99,
+    lists: Annotated[
+        int | None, typer.Option(help="Inverted lists; 0 compares every vector. [default: by size]")
+    ] = None,
+    queries: Annotated[int, typer.Option(help="Rows of each modality that measure recall.")] = 250,
+    clean: Annotated[bool, typer.Option("--clean", help="Drop the collection that the alias stood for.")] = False,
+    seed: Annotated[int, typer.Option(help="Of the rows that measure recall.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Put an index's current snapshot into Milvus, for `query` and `serve` with --milvus, and measure the recall there.
+
+    The same command again goes on where it was, and does nothing for a snapshot that is there. A server's token is read
+    from the environment, UNIBRIVL_MILVUS_TOKEN. Needs the extra `milvus`.
+
+    Example: unibrivl push try/index --to try/vectors.db
+    """
+    from .milvus_push import PushConfig, run_push
+
+    with usage():
+        config = PushConfig(
+            index=index, to=to, alias=alias, recall=recall, lists=lists, queries=queries, clean=clean, seed=seed
+        )  # fmt: skip
+    with bar("push", unit="rows") as step:
+        pushed = run_push(config, step)
+    if as_json:
+        print_json({"index": str(index), "to": to, "alias": alias} | asdict(pushed))
+        return
+    was_there = f" ({pushed.there:,} rows were there)" if pushed.there else ""
+    typer.echo(f"{_items(pushed.items)} in {to}, collection {pushed.collection}, alias {alias}{was_there}")
+    for name, told in pushed.recall.items():
+        at = ", ".join(f"@{k} {v['value']:.4f} ({v['low']:.4f} to {v['high']:.4f})" for k, v in told.items())
+        typer.echo(f"recall {name} {at}")
+    if pushed.dropped:
+        typer.echo(f"dropped {pushed.dropped}")
 
 
 @app.command("list")

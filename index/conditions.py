@@ -121,29 +121,33 @@ def _compared(condition: Condition, rows: pa.Table, classes: Classes) -> np.ndar
     column, op = condition.column, condition.op
     kind = COLUMNS[column]
     if kind == "number":
-        numbers = _numbers(rows, column)
+        numbers = numbers_of(rows, column)
         hits = [COMPARE["=" if op == "!=" else op](numbers, value) for value in condition.values]
         found = np.logical_or.reduce(hits)
     elif kind == "labels":
-        found = has_label(rows[column], _spellings(condition, rows, classes))
+        found = has_label(rows[column], texts_of(condition, rows, classes))
     elif op == "~":
         needle = str(condition.values[0])
         found = _truth(pc.match_substring(rows[column], needle, ignore_case=True))
     else:
-        values = _chosen(condition, _distinct(rows, column) if condition.whole else set(), Classes())
-        found = _truth(pc.is_in(rows[column], value_set=pa.array(values, pa.string())))
+        values = pa.array(sorted(texts_of(condition, rows, classes)), pa.string())
+        found = _truth(pc.is_in(rows[column], value_set=values))
     return ~found if op == "!=" else found
 
 
-def _numbers(rows: pa.Table, column: str) -> np.ndarray:
+def numbers_of(rows: pa.Table, column: str) -> np.ndarray:
+    """Return a column of numbers (N,), also one that older rows lack."""
     if column == "duration_s" and column not in rows.schema.names:
         return (numpy_of(rows["end_ms"]) - numpy_of(rows["start_ms"])) / 1000
     return np.zeros(len(rows)) if column not in rows.schema.names else numpy_of(rows[column])
 
 
-def _spellings(condition: Condition, rows: pa.Table, classes: Classes) -> set[str]:
-    known = _distinct(rows, "labels") if condition.whole else set[str]()
-    return set[str]().union(*(classes.spellings(label) for label in _chosen(condition, known, classes)))
+def texts_of(condition: Condition, rows: pa.Table, classes: Classes) -> set[str]:
+    """Return the texts that a condition compares a segment's rows with; a label stands for all below it too."""
+    is_label = condition.column == "labels"
+    known = _distinct(rows, condition.column) if condition.whole else set[str]()
+    chosen = _chosen(condition, known, classes if is_label else Classes())
+    return set[str]().union(*(classes.spellings(label) for label in chosen)) if is_label else set(chosen)
 
 
 def _truth(values: pa.ChunkedArray) -> np.ndarray:

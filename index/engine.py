@@ -19,6 +19,8 @@ from .clips import place_in_shards
 from .compose import Composed, compose, embed_parts
 from .encoders import mismatch, place_of_run
 from .errors import IndexMismatchError
+from .milvus import Collection, connect, open_collection
+from .milvus_search import MilvusSearcher, evaluation_of
 from .question import Part, Question
 from .recorded import directions_of, recall_of
 from .retrieve import Found, Retriever
@@ -34,17 +36,21 @@ __all__ = ["Engine", "Part", "QueryResult", "Question", "open_engine"]
 class Engine:
     """Answers questions from one snapshot."""
 
-    def __init__(self, snapshot: Snapshot, encoder: Encoder, other_encoder: str | None = None) -> None:
+    def __init__(
+        self, snapshot: Snapshot, encoder: Encoder, other_encoder: str | None = None, milvus: Collection | None = None
+    ) -> None:
         """Answer from `snapshot`, with an encoder that was compared with it.
 
         Args:
             snapshot: stays open meanwhile.
             encoder: embeds the questions.
             other_encoder: what is wrong with it, if it was accepted all the same.
+            milvus: where the snapshot's vectors are searched; None: in its folder.
         """
-        self.snapshot, self.encoder, self.other_encoder = snapshot, encoder, other_encoder
+        self.snapshot, self.encoder, self.other_encoder, self.milvus = snapshot, encoder, other_encoder, milvus
         self.fingerprints = encoder.fingerprints()
-        self.retriever = Retriever(snapshot)
+        self.evaluation = snapshot.evaluation if milvus is None else evaluation_of(milvus.about)
+        self.retriever = Retriever(snapshot, None if milvus is None else MilvusSearcher(snapshot, milvus))
         self.calibrator = Calibrator(snapshot)
 
     @property
@@ -66,12 +72,15 @@ class Engine:
         Raises:
             IndexStoreError: the snapshot is damaged.
             IndexMismatchError: another encoder built it, and this one was not accepted for any.
+            MilvusError: it was not pushed yet; that is looked for first.
         """
-        snapshot = open_snapshot(self.snapshot.root)
+        root = self.snapshot.root
+        milvus = None if self.milvus is None else open_collection(self.milvus.store, root)
+        snapshot = open_snapshot(root)
         fault = mismatch(snapshot, self.encoder)
         if fault and self.other_encoder is None:
             raise IndexMismatchError(fault)
-        return Engine(snapshot, self.encoder, fault)
+        return Engine(snapshot, self.encoder, fault, milvus)
 
     def ask(self, question: Question) -> QueryResult:
         """Answer one question.
@@ -128,7 +137,7 @@ class Engine:
         results = {target: self._answers(composed, target, one, backgrounds[target]) for target, one in found.items()}
         ann = {target for target, one in found.items() if one.mode == "ann"}
         rows = {target: sum(len(segment.rows) for segment in self.snapshot.of(target)) for target in found}
-        recall = recall_of(self.snapshot.evaluation, question, found, rows)
+        recall = recall_of(self.evaluation, question, found, rows)
         return {
             "index": str(self.snapshot.root), "snapshot": self.snapshot.id, "encoder": self.fingerprints,
             "other_encoder": self.other_encoder, "query": describe(question), "mode": "ann" if ann else "exact",
@@ -144,7 +153,7 @@ class Engine:
         }  # fmt: skip
 
     def _recorded(self, question: Question, found: dict[str, Found]) -> dict[str, dict[str, Any]]:
-        directions = self.snapshot.evaluation.get("directions", {})
+        directions = self.evaluation.get("directions", {})
         names = directions_of(question, list(found))
         return {name: directions[name]["recall"] for name in names if name in directions}
 
@@ -209,8 +218,9 @@ def merged(results: dict[str, list[Answer]], k: int) -> list[Merged]:
 
 
 def open_engine(
-    index: Path, run: Path | None = None, image_tower: str | None = None, *, accept_other_encoder: bool = False
-) -> Engine:
+    index: Path, run: Path | None = None, image_tower: str | None = None, *, accept_other_encoder: bool = False,
+    milvus: str | None = None,
+) -> Engine:  # fmt: skip
     """Open an index with the encoder that built it.
 
     Args:
@@ -218,18 +228,21 @@ def open_engine(
         run: where the run lies, if it was moved.
         image_tower: the image tower's name where its weights lie now, if they were moved.
         accept_other_encoder: go on with an encoder that does not fit; every answer says so.
+        milvus: server or file that the snapshot was pushed to, and is searched by.
 
     Raises:
         IndexStoreError: the index is missing or damaged.
         IndexMismatchError: another model, or the same that computes something else here.
         CheckpointError: the run is missing or damaged.
+        MilvusError: Milvus cannot be reached, or does not hold the snapshot.
     """
+    collection = None if milvus is None else open_collection(connect(milvus), index)
     snapshot = open_snapshot(index)
     encoder = load_encoder(place_of_run(snapshot, run), image_tower)
     fault = mismatch(snapshot, encoder)
     if fault and not accept_other_encoder:
         raise IndexMismatchError(fault)
-    return Engine(snapshot, encoder, fault)
+    return Engine(snapshot, encoder, fault, collection)
 
 
 def _round(value: float) -> float:

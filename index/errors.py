@@ -15,6 +15,10 @@ class QueryError(UnibrivlError):
     """A query that cannot be answered: its file is no sound or picture, or the index has nothing of that kind."""
 
 
+class MilvusError(UnibrivlError):
+    """A Milvus server or file that cannot be reached, does not answer, or does not hold what was pushed there."""
+
+
 class RequestError(UnibrivlError):
     """A request to the server that is refused.
 

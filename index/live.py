@@ -12,6 +12,7 @@ from typing import Any
 
 from .. import UnibrivlError
 from .engine import Engine, QueryResult, Question
+from .errors import MilvusError
 from .items import columns_of, examples_of
 
 logger = logging.getLogger(__name__)
@@ -46,6 +47,8 @@ class Live:
         self.swaps = 0
         self.failed = ""
         """The snapshot that could not be opened, if the current one is such."""
+        self._may_follow = False
+        """Whether it may still come: it was not pushed to Milvus yet, or Milvus was away."""
         self._watch_s = watch_s
         self._task: asyncio.Task[None] | None = None
 
@@ -71,8 +74,10 @@ class Live:
         try:
             return list(engine.ask_many(questions))
         except UnibrivlError as e:
-            if len(questions) == 1:
-                return [e]
+            if isinstance(e, MilvusError):  # none of the others would be answered
+                logger.error("%d questions are not answered: %s", len(questions), e)
+            if len(questions) == 1 or isinstance(e, MilvusError):
+                return [e] * len(questions)
         answers: list[QueryResult | BaseException] = []
         for question in questions:
             answers += self.answer([question])
@@ -86,12 +91,14 @@ class Live:
     async def look(self) -> None:
         """Swap to the snapshot that is current now; a damaged one is left alone and told of once."""
         name = await asyncio.to_thread(self._current)
-        if name in (self.engine.snapshot.id, self.failed, ""):
+        if name in (self.engine.snapshot.id, "") or (name == self.failed and not self._may_follow):
             return
         try:
             self.now = await asyncio.to_thread(lambda: opened(self.engine.reopen()))
         except (UnibrivlError, OSError) as e:
-            self.failed = name
+            was_told, self.failed, self._may_follow = name == self.failed, name, isinstance(e, MilvusError)
+            if was_told:
+                return
             logger.error("snapshot %s cannot be opened, %s goes on: %s", name, self.engine.snapshot.id, e)
         else:
             self.failed = ""

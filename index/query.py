@@ -12,6 +12,7 @@ from .answers import QueryResult
 from .engine import Engine, open_engine
 from .errors import QueryError
 from .media import read_picture, read_sound
+from .milvus import check_uri
 from .question import Part, Question
 from .verifier import Verifier, frame_px
 
@@ -56,9 +57,13 @@ class QueryConfig:
     """The image tower's name where its weights lie now, if they were moved."""
     accept_other_encoder: bool = False
     """Goes on with an encoder that did not build the index; every answer says so."""
+    milvus: str | None = None
+    """Server or file of Milvus that searches the vectors; None: they are searched here."""
 
     def __post_init__(self) -> None:
         """Refuse what cannot be asked."""
+        if self.milvus is not None:
+            check_uri("milvus", self.milvus)
         if self.asked:
             question_of(self, tuple(Part("audio", None, a.weight, a.minus) for a in self.asked))
 
@@ -67,9 +72,10 @@ class QueryConfig:
 
         Raises:
             IndexStoreError, IndexMismatchError, CheckpointError: the index or its encoder is not in order.
+            MilvusError: Milvus cannot be reached, or does not hold the snapshot.
         """
         return open_engine(
-            self.index, self.run, self.image_tower, accept_other_encoder=self.accept_other_encoder
+            self.index, self.run, self.image_tower, accept_other_encoder=self.accept_other_encoder, milvus=self.milvus
         )  # fmt: skip
 
 

@@ -57,6 +57,11 @@ AcceptOther = Annotated[
     typer.Option("--accept-other-encoder", help="Go on with a model that did not build the index; answers say so."),
 ]
 
+Milvus = Annotated[
+    str | None,
+    _option("URI", "Search the vectors where `unibrivl push` put them: http://HOST:PORT or a file of Milvus Lite."),
+]
+
 
 def query(
     index: Annotated[Path, typer.Argument(help="Index to search.")],
@@ -81,6 +86,7 @@ def query(
     run: Annotated[Path | None, typer.Option(help="Folder of the run, if it was moved.")] = None,
     image_tower: Moved = None,
     accept_other_encoder: AcceptOther = False,
+    milvus: Milvus = None,
     explain: Annotated[bool, typer.Option("--explain", help="Tell how the answers were found.")] = False,
     as_json: Json = False,
     html: Annotated[Path | None, typer.Option(help="Write a page with pictures and players.")] = None,
@@ -101,7 +107,7 @@ def query(
         config = QueryConfig(
             index=index, asked=() if batch else asked_of(values, read_weights(weight or [])), to=to.value, k=k,
             where=tuple(where or ()), exact=exact, fuse=fuse.value, distinct=distinct, near=near, run=run,
-            image_tower=image_tower, accept_other_encoder=accept_other_encoder,
+            image_tower=image_tower, accept_other_encoder=accept_other_encoder, milvus=milvus,
         )  # fmt: skip
     if batch is not None:
         _answer_batch(config, batch, out, as_json)

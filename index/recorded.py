@@ -121,7 +121,9 @@ def _of_direction(entry: Mapping[str, Any], name: str, found: ListLike, share: f
     nearest = min(shares, key=lambda measured: abs(log(measured) - log(max(share, 1e-9))))
     told = shares[nearest]
     if told is None:
-        return Recorded(None, f"{name} was not measured for {level} answers")
+        return Recorded(
+            None, f"{name} was not measured for {level} answers" + (" with a filter" if nearest < 1 else "")
+        )
     if nearest == 1:
         return Recorded(told["value"], f"{name}, {level} answers")
     if level != LEVELS[0]:

@@ -89,10 +89,10 @@ class _Job:
 class Retriever:
     """Searches one snapshot for lists of questions."""
 
-    def __init__(self, snapshot: Snapshot) -> None:
-        """Search `snapshot`, which stays open meanwhile."""
+    def __init__(self, snapshot: Snapshot, searcher: Searcher | None = None) -> None:
+        """Search `snapshot`, which stays open meanwhile, with its own searcher or one that asks others."""
         self.snapshot = snapshot
-        self._searcher = Searcher(snapshot)
+        self._searcher = searcher or Searcher(snapshot)
         self._contents: dict[str, Contents] = {}
         self._filters: OrderedDict[tuple[Where, str], Matches] = OrderedDict()
 
@@ -184,7 +184,7 @@ class Retriever:
             hits = self._searcher.search(
                 target, np.stack([job.vectors[number] for job, number in members]),
                 max(job.wanted for job, _ in members), allowed=first.matches.allowed, direction=direction, exact=exact,
-                clock=clock,
+                clock=clock, where=first.question.where, classes=self.classes if first.question.where else None,
             )  # fmt: skip
             for place, (job, number) in enumerate(members):
                 job.hits[number] = _one(hits, place, job.wanted)

@@ -14,7 +14,7 @@ from starlette.exceptions import HTTPException
 from .. import UnibrivlError, __version__
 from . import rerank as sorting
 from .counters import CONTENT_TYPE
-from .errors import IndexMismatchError, IndexStoreError, RequestError
+from .errors import IndexMismatchError, IndexStoreError, MilvusError, RequestError
 from .guard import COOKIE, FAULT, error_body, same_secret
 from .items import byte_range, describe, find_row, handles, medium_of
 from .requests import (
@@ -144,7 +144,7 @@ async def tell_index(request: Request) -> Response:
             "dim": snapshot.manifest["dim"],
             "encoder": snapshot.manifest["encoder"]["fingerprints"],
             "has_text": engine.has_text,
-            "recall": {name: told.get("recall") for name, told in snapshot.evaluation.get("directions", {}).items()},
+            "recall": {name: told.get("recall") for name, told in engine.evaluation.get("directions", {}).items()},
             "columns": opened.columns,
             "examples": opened.examples,
             "limits": {
@@ -268,6 +268,8 @@ def as_request_error(error: UnibrivlError) -> RequestError:
         return error
     if isinstance(error, IndexMismatchError | IndexStoreError):
         return RequestError(409, "index", str(error), "")
+    if isinstance(error, MilvusError):
+        return RequestError(503, "milvus", "the vectors cannot be searched now", "try again in a while")
     return RequestError(422, "question", str(error), "")
 
 

@@ -12,8 +12,10 @@ from typing import Any, Literal, Protocol
 import numpy as np
 
 from .ann import FILE, LEVELS, AnnIndex, Clock, Setting, open_ann
+from .classes import Classes
 from .exact import ExactScan, Found, padded
 from .matches import Matches
+from .where import Where
 
 Mode = Literal["exact", "ann"]
 EXACT_MAX_NUMBERS = 10**8
@@ -70,7 +72,7 @@ class Hits:
     """`ann` where at least one segment was searched by its ANN index."""
     strategy: str
     """`all`: no filter; `matches`: the matching rows, exactly; `selector`: ANN that passes over the others; joined by
-    `+` where segments differ."""
+    `+` where segments differ. `milvus`, `milvus ids`, `milvus filter`: by Milvus, the filter as keys or expression."""
     params: dict[str, int] = field(default_factory=dict)
     """Of the ANN search: `nprobe`, `k_factor`, `level`."""
     matched: int = 0
@@ -158,6 +160,8 @@ class Searcher:
         direction: str | None = None,
         exact: bool = False,
         clock: Clock | None = None,
+        where: Where | None = None,
+        classes: Classes | None = None,
     ) -> Hits:
         """Return the `k` nearest rows of `modality` to each query.
 
@@ -169,6 +173,8 @@ class Searcher:
             direction: the modality of the queries, whose parameters were tuned apart; None: the most thorough ones.
             exact: scan every row although an ANN index is there.
             clock: notes what refining took.
+            where: the filter that `allowed` stands for, for a searcher that has to say it to others; none here.
+            classes: what its labels stand for.
 
         Raises:
             ValueError: queries of another dimension or not finite, `k` under 1, or a mask is missing.

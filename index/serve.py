@@ -103,9 +103,13 @@ def open_server(config: ServeConfig) -> Server:
 
     Raises:
         IndexStoreError, IndexMismatchError, CheckpointError: the index or its encoder is not in order.
+        MilvusError: Milvus cannot be reached, or does not hold the snapshot.
     """
     limit_threads(config.threads)
-    engine = open_engine(config.index, config.run, config.image_tower, accept_other_encoder=config.accept_other_encoder)
+    engine = open_engine(
+        config.index, config.run, config.image_tower, accept_other_encoder=config.accept_other_encoder,
+        milvus=config.milvus,
+    )  # fmt: skip
     return Server(config, engine)
 
 

@@ -7,6 +7,7 @@ import typer
 
 from .. import UnibrivlError
 from ..shards.console import Json, print_json, usage
+from .query_command import Milvus
 
 if TYPE_CHECKING:
     from .serve_config import ServeConfig
@@ -31,6 +32,7 @@ def serve(
     accept_other_encoder: Annotated[
         bool, typer.Option("--accept-other-encoder", help="Serve with a model that did not build it; answers say so.")
     ] = False,
+    milvus: Milvus = None,
     threads: Annotated[
         int | None, typer.Option(help="Threads of torch and FAISS together. [default: one a core]")
     ] = None,
@@ -57,8 +59,8 @@ def serve(
             deadline_s=deadline,
         )  # fmt: skip
         config = ServeConfig(
-            index=index, run=run, image_tower=image_tower, accept_other_encoder=accept_other_encoder, host=host,
-            port=port, threads=threads, max_k=max_k, guard=guard,
+            index=index, run=run, image_tower=image_tower, accept_other_encoder=accept_other_encoder, milvus=milvus,
+            host=host, port=port, threads=threads, max_k=max_k, guard=guard,
             decode=DecodeConfig(children=decoders, max_seconds=max_seconds, timeout_s=min(10.0, deadline)),
         )  # fmt: skip
     _run(config, as_json)

@@ -23,6 +23,8 @@ class ServeConfig:
     """The image tower's name where its weights lie now, if they were moved."""
     accept_other_encoder: bool = False
     """Serve although the encoder is another one; every answer says so."""
+    milvus: str | None = None
+    """Server or file of Milvus that searches the vectors; None: they are searched here."""
     host: str = "127.0.0.1"
     port: int = 8757
     """0 takes one that is free."""
@@ -43,6 +45,10 @@ class ServeConfig:
             self, port=(0, 65_535), threads=(1, 1024), max_k=(1, 10_000), record_s=(1, self.decode.max_seconds),
             watch_s=(0.01, 3600),
         )  # fmt: skip
+        if self.milvus is not None:
+            from .milvus import check_uri
+
+            check_uri("milvus", self.milvus)
         if self.host not in LOOPBACK and self.guard.token is None:
             raise ValueError(f"host is {self.host}, which others can reach: give a token with --token-file")
 
