@@ -12,6 +12,7 @@ import typer
 
 from . import UnibrivlError, __version__
 from .bench.commands import app as bench
+from .bench.scale_commands import plan
 from .index.commands import app as snapshots
 from .index.commands import index, push
 from .index.generate_command import generate
@@ -47,6 +48,7 @@ app.command(rich_help_panel=PANEL)(rerank)
 app.add_typer(shards, name="shards", rich_help_panel=PANEL)
 app.add_typer(snapshots, name="snapshots", rich_help_panel=PANEL)
 app.add_typer(model, name="model", rich_help_panel=PANEL)
+app.command(rich_help_panel="Measured")(plan)
 app.add_typer(bench, name="bench", rich_help_panel="Measured")
 
 

@@ -13,6 +13,7 @@ from .all_command import bench_all
 from .generation_commands import GENERATION
 from .human_commands import app as human
 from .row_commands import Out, Seed
+from .scale_commands import bench_costs
 from .table_commands import TABLES
 
 app = typer.Typer(help="Measurements, each beside chance or a named peer.", no_args_is_help=True)
@@ -22,6 +23,7 @@ app.add_typer(human, name="human")
 for _name, _command in (TABLES | GENERATION).items():
     app.command(_name)(_command)
 app.command("all")(bench_all)
+app.command("costs")(bench_costs)
 
 Quick = Annotated[bool, typer.Option("--quick", help="Under a minute, for a first look.")]
 Work = Annotated[Path | None, typer.Option(help="Folder for media and shards. [default: that for temporary files]")]
