@@ -76,7 +76,7 @@ class Reporter:
 
         outcomes = self.outcomes[self.sent :]
         met = self.mirror.news() if self.mirror else None
-        state = ray.get(self.desk.report.remote((self.shard, self.sent, outcomes), met))
+        state: Any = ray.get(self.desk.report.remote((self.shard, self.sent, outcomes), met))
         self.sent += len(outcomes)
         if self.mirror:
             self.mirror.follow(state)
