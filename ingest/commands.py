@@ -116,6 +116,9 @@ def ingest(
     """Turn a list of clips into shards of 16 kHz sound and square pictures; run it again to finish or resume.
 
     Example: unibrivl ingest try/stamps/list.csv try/shards --media-dir try/stamps/media
+
+    With --engine ray all machines of a Ray cluster make shards, in folders that all of them see under the same paths:
+    unibrivl ingest list.csv /shared/set --media-dir /shared/media --engine ray --address head:6379
     """
     from .run import IngestConfig
 

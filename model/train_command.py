@@ -163,6 +163,9 @@ def embed(
     """Write the embeddings of every clip's sound and picture as Parquet; run it again to finish.
 
     Example: unibrivl embed try/run try/shards --out try/embeddings
+
+    With --engine ray all machines of a Ray cluster embed, in folders that all of them see under the same paths:
+    unibrivl embed /shared/run /shared/set --out /shared/embeddings --engine ray --address head:6379
     """
     from dataclasses import asdict
 

@@ -84,13 +84,13 @@ def _connect(ray: Any, config: ClusterConfig, error: type[UnibrivlError]) -> Non
 
 @contextmanager
 def explained(error: type[UnibrivlError]) -> Iterator[None]:
-    """Turn what Ray raises into one line; an error of ours that travelled comes out as it was."""
+    """Turn what Ray raises into one line; our error, or a system's, comes out as it was on the other machine."""
     from ray.exceptions import RayError, RayTaskError
 
     try:
         yield
     except RayTaskError as e:
-        if isinstance(e.cause, UnibrivlError):
+        if isinstance(e.cause, UnibrivlError | OSError):
             raise e.cause from None
         raise error(f"an error of the program itself on the cluster\n{e}") from e
     except RayError as e:

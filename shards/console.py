@@ -21,7 +21,7 @@ Engine = Annotated[
     str, typer.Option(help="local: this machine. ray: a Ray cluster (extra `ray`) that sees the same files.")
 ]
 Address = Annotated[
-    str | None, typer.Option(help="HOST:PORT of the cluster's head. [default: auto, the one this machine is in]")
+    str | None, typer.Option(help="HOST:PORT of the cluster's head. (default: auto, the one that this machine is in)")
 ]
 
 
