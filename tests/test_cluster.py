@@ -14,6 +14,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -120,6 +121,22 @@ def made(config: IngestConfig) -> Counter[str]:
     return told
 
 
+@contextmanager
+def making(config: IngestConfig, web: Web) -> Iterator[Counter[str]]:
+    """Ingest beside the block, and be done at its end; yield how many clips the progress has told of so far."""
+    told = Counter[str]()
+    plan = read_and_plan(config)[1]
+    run = threading.Thread(target=ingest, args=(config, plan, lambda code, count: told.update({code: count})))
+    run.start()
+    try:
+        yield told
+    finally:
+        for trouble in (web.silent, web.status, web.slow):
+            trouble.clear()
+        run.join(WAIT_S)
+    assert not run.is_alive()
+
+
 def last_words(out: Path) -> Counter[str]:
     """Return how often the ledger has each clip."""
     lines = [line for path in out.glob("ledger/*/*.jsonl") for line in path.read_text().splitlines()]
@@ -157,20 +174,18 @@ def test_a_lost_node_and_a_killed_worker_change_no_byte(
     config = config_for("out", cluster=ClusterConfig(address=cluster.address))
     held = held_in_two_shards(config, web)
     web.asked.clear()
-    told: list[Counter[str]] = []
-    run = threading.Thread(target=lambda: told.append(made(config)))
-    run.start()
-    wait_for(lambda: all(web.asked[name] for name in held), "both nodes to wait for a medium")
-    workers = workers_by_node(config.out)
-    nodes = {node.node_id[:8]: node for node in cluster.worker_nodes}
-    assert set(workers) == set(nodes)
-    lost, other = sorted(nodes)  # node ids are random
-    cluster.remove_node(nodes[lost], allow_graceful=False)
-    os.kill(workers[other], signal.SIGKILL)
-    web.silent.clear()
-    cluster.add_node(**NODE)
-    run.join(WAIT_S)
-    assert told == [wanted]
+    with making(config, web) as told:
+        wait_for(lambda: all(web.asked[name] for name in held), "both nodes to wait for a medium")
+        wait_for(lambda: told.total() >= 8, "what came before to be told")
+        workers = workers_by_node(config.out)
+        nodes = {node.node_id[:8]: node for node in cluster.worker_nodes}
+        assert set(workers) == set(nodes)
+        lost, other = sorted(nodes)  # node ids are random
+        cluster.remove_node(nodes[lost], allow_graceful=False)
+        os.kill(workers[other], signal.SIGKILL)
+        web.silent.clear()
+        cluster.add_node(**NODE)
+    assert told == wanted
     assert files(config.out) == files(quiet.out)
     assert_each_clip_once(config.out)
     assert max(web.asked[name] for name in held) <= 4, "what was done was done again"
@@ -212,18 +227,14 @@ def test_a_source_that_wants_a_pause_is_left_alone_by_all_nodes(
     web.silent.clear()
     web.status[refused] = [429, 200]
     web.slow |= dict.fromkeys(web.files, 0.05)  # seconds a kilobyte: the other node has work all the time
-    told: list[Counter[str]] = []
-    run = threading.Thread(target=lambda: told.append(made(config)))
-    run.start()
-    wait_for(lambda: web.asked[refused], "the refusal")
-    time.sleep(2.5)  # the other node hears of it within a second, and ends the clip that it has
-    before = web.asked.copy()
-    time.sleep(1.5)
-    assert web.asked == before, "the pause is 4.5 s at least"
-    assert sum(before.values()) < 25
-    web.slow.clear()
-    run.join(WAIT_S)
-    assert told == [{"": 24, "source.unavailable": 1}]
+    with making(config, web) as told:
+        wait_for(lambda: web.asked[refused], "the refusal")
+        time.sleep(2.5)  # the other node hears of it within a second, and ends the clip that it has
+        before = web.asked.copy()
+        time.sleep(1.5)
+        assert web.asked == before, "the pause is 4.5 s at least"
+        assert before.total() < 25
+    assert told == {"": 24, "source.unavailable": 1}
 
 
 def test_embeddings_are_those_of_one_process(cluster: Any, run: Path, shards: Path, tmp_path: Path) -> None:
