@@ -24,7 +24,7 @@ from .worker import ShardTask, WorkerConfig
 LISTEN_S = 0.5
 """Between two looks at what was reported."""
 STOP_S = 10.0
-"""How long tasks that were told to end may take."""
+"""How long tasks that were told to end may take; then they are killed, and may as long again."""
 DESK_S = 10.0
 """How long the desk of a run that was killed may take to go."""
 SEEN_S = 90.0
@@ -136,10 +136,12 @@ class Fleet:
         from ray.exceptions import RayError
 
         with suppress(RayError):
-            for one in self.running:
-                self.ray.cancel(one, force=True)
-            if self.running:
-                self.ray.wait(list(self.running), num_returns=len(self.running), timeout=STOP_S)
+            for force in (False, True):
+                left = list(self.running)
+                for one in left:
+                    self.ray.cancel(one, force=force)
+                if not left or not self.ray.wait(left, num_returns=len(left), timeout=STOP_S)[1]:
+                    break
             self.ray.kill(self.desk)
 
     @contextmanager

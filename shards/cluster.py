@@ -4,6 +4,7 @@ The cluster's machines see the same files under the same paths. Only names and c
 """
 
 import logging
+import os
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -69,17 +70,18 @@ def connected(config: ClusterConfig, error: type[UnibrivlError]) -> Iterator[Any
 
 def _connect(ray: Any, config: ClusterConfig, error: type[UnibrivlError]) -> None:
     hint = "start one with `ray start --head`, or name its head with --address HOST:PORT"
+    address = config.address
+    if address == "auto":
+        address = os.environ.get("RAY_ADDRESS") or address  # as Ray does
     try:
-        if config.address != "auto":
-            host, _, port = config.address.rpartition(":")
+        host, _, port = address.rpartition(":")
+        if port.isdecimal():
             socket.create_connection((host, int(port)), timeout=CONNECT_S).close()
-        ray.init(
-            address=config.address, namespace=NAMESPACE, log_to_driver=False, logging_level=logging.ERROR
-        )  # fmt: skip
+        ray.init(address=address, namespace=NAMESPACE, log_to_driver=False, logging_level=logging.ERROR)
     except OSError as e:  # Ray's own ConnectionError too
-        raise error(f"no Ray cluster at {config.address} ({_first_line(e)}); {hint}") from e
+        raise error(f"no Ray cluster at {address} ({_first_line(e)}); {hint}") from e
     except (RuntimeError, ValueError) as e:
-        raise error(f"the Ray cluster at {config.address} cannot be used: {_one_line(e)}") from e
+        raise error(f"the Ray cluster at {address} cannot be used: {_one_line(e)}") from e
 
 
 @contextmanager

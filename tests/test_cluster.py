@@ -37,6 +37,13 @@ NODE = {"num_cpus": 1, "object_store_memory": 80_000_000}
 WAIT_S = 120.0
 """For what happens in seconds on a machine that has nothing else to do."""
 GONE = "gone.mp4"
+COMMAND = """
+import signal
+from unibrivl.cli import main
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # tests in the background of a shell ignore it
+main()
+"""
 
 
 def wait_for(happened: Callable[[], Any], what: str) -> Any:
@@ -67,9 +74,10 @@ def cluster() -> Iterator[Any]:
     folder = tempfile.mkdtemp(prefix="ray-", dir="/tmp")  # sockets lie in it, whose names may have 107 bytes
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        patch.setenv("RAY_TMPDIR", folder)
         from ray.cluster_utils import Cluster
 
-        head = {"num_cpus": 0, "object_store_memory": 80_000_000, "include_dashboard": False, "temp_dir": folder}
+        head = {"num_cpus": 0, "object_store_memory": 80_000_000, "include_dashboard": False}
         cluster = Cluster(initialize_head=True, head_node_args=head)
         try:
             for _ in range(2):
@@ -77,8 +85,10 @@ def cluster() -> Iterator[Any]:
             yield cluster
         finally:
             cluster.shutdown()
-            wait_for(lambda: not processes(folder) and set(processes("ray::")) <= before, "the end of the cluster")
-            shutil.rmtree(folder)
+            try:
+                wait_for(lambda: not processes(folder) and set(processes("ray::")) <= before, "the end of the cluster")
+            finally:
+                shutil.rmtree(folder)
 
 
 @pytest.fixture
@@ -199,9 +209,11 @@ def test_a_command_that_is_stopped_is_gone_on_with_by_either_engine(
     config = config_for("out")
     held = held_in_two_shards(config, web)
     arguments = ["ingest", str(config.list_path), str(config.out), "--media-url", web.base, "--shard-clips", "5"]
-    arguments += ["--engine", "ray", "--address", cluster.address, "--max-failed", "0.1"]
+    arguments += ["--engine", "ray", "--max-failed", "0.1"]
+    if blow == signal.SIGKILL:
+        arguments += ["--address", cluster.address]
     with subprocess.Popen(
-        [sys.executable, "-m", "unibrivl", *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-c", COMMAND, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
         wait_for(lambda: process.poll() is not None or all(web.asked[name] for name in held), "two tasks")
         process.send_signal(blow)
@@ -269,7 +281,8 @@ def test_a_cluster_that_cannot_be_used_is_one_line(
         return str(caught.value)
 
     assert "no Ray cluster at 127.0.0.1:9 (" in refusal("127.0.0.1:9")
-    monkeypatch.setenv("RAY_ADDRESS", "")
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:9")
+    assert "no Ray cluster at 127.0.0.1:9 (" in refusal("auto")
     with monkeypatch.context() as patch:
         patch.setattr(ray, "__version__", "2.1.0")
         assert "cannot be used: Version mismatch" in refusal(cluster.address)
