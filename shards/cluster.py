@@ -3,11 +3,12 @@
 The cluster's machines see the same files under the same paths. Only names and counts travel through Ray.
 """
 
+import io
 import logging
 import os
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from typing import Any
 
@@ -61,7 +62,7 @@ def connected(config: ClusterConfig, error: type[UnibrivlError]) -> Iterator[Any
     if is_ours:
         _connect(ray, config, error)
     try:
-        with explained(error):
+        with redirect_stdout(io.StringIO()), explained(error):  # results go there, and Ray's pages about lost machines
             yield ray
     finally:
         if is_ours:
