@@ -163,7 +163,7 @@ def assert_each_clip_once(out: Path) -> None:
 
 
 def held_in_two_shards(config: IngestConfig, web: Web) -> tuple[list[str], int]:
-    """Let the server hold the last medium of each of the first two shards back; return both, and how many come before."""
+    """Let the server hold the last medium of each of the first two shards back; return both and how many are before."""
     plan = read_and_plan(config)[1]
     shards = [plan.clips(shard) for shard in plan.shards[:2]]
     names = [clips[-1].source for clips in shards]
