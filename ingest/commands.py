@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ..shards.console import Json, bar, print_json, usage
+from ..shards.console import Address, Engine, Json, bar, print_json, usage
 from .options import (
     ClipTimeout,
     Cookies,
@@ -106,6 +106,8 @@ def ingest(
     clip_timeout: ClipTimeout = 60.0,
     fetch_timeout: FetchTimeout = 600.0,
     max_wait: MaxWait = 7200.0,
+    engine: Engine = "local",
+    address: Address = None,
     max_pad_ms: MaxPad = 1000,
     max_failed: MaxFailed = 0.0,
     dry_run: DryRun = False,
@@ -114,17 +116,21 @@ def ingest(
     """Turn a list of clips into shards of 16 kHz sound and square pictures; run it again to finish or resume.
 
     Example: unibrivl ingest try/stamps/list.csv try/shards --media-dir try/stamps/media
+
+    With --engine ray all machines of a Ray cluster make shards, in folders that all of them see under the same paths:
+    unibrivl ingest list.csv /shared/set --media-dir /shared/media --engine ray --address head:6379
     """
     from .run import IngestConfig
 
     with usage():
-        engine = engine_of(
-            media_dir, media_holds, media_url, youtube, cookies, workers, clip_timeout, fetch_timeout, max_wait
-        )
-        if not dry_run and (out is None or engine.source is None):
+        making = engine_of(
+            media_dir, media_holds, media_url, youtube, cookies, workers, clip_timeout, fetch_timeout, max_wait,
+            engine, address,
+        )  # fmt: skip
+        if not dry_run and (out is None or making.source is None):
             raise typer.BadParameter("give OUT and one of --media-dir, --media-url and --youtube, or --dry-run")
         config = IngestConfig(
-            list_path=list_path, out=out or Path(), engine=engine, ontology=ontology, split=split,
+            list_path=list_path, out=out or Path(), engine=making, ontology=ontology, split=split,
             select=_selection(labels, exclude_labels, balance, take, drop_restricted, seed),
             recipe=_recipe(frame, frame_size, max_pad_ms, decoder, ffmpeg, audio, drop, seed),
             shard_clips=shard_clips, seed=seed, max_failed=max_failed,

@@ -1,4 +1,4 @@
-"""Makes a list of shards on this machine's processes; `run.py`, `retry.py` and `repair.py` say which."""
+"""Makes a list of shards, on this machine or a cluster; `run.py`, `retry.py` and `repair.py` say which."""
 
 import errno
 import os
@@ -11,9 +11,11 @@ from pathlib import Path
 
 from ..shards.atomic import hold_directory, remove_leftovers
 from ..shards.checks import check_ranges
+from ..shards.cluster import ClusterConfig
 from ..shards.writer import remove_finished_parts
 from .addresses import check_address
 from .errors import AGAIN, IngestError
+from .fleet import Fleet
 from .patience import PatienceConfig
 from .pool import Pool
 from .recipe import Recipe
@@ -34,8 +36,10 @@ class EngineConfig:
 
     source: SourceConfig | None
     """Where media come from; None: nowhere, which is enough to repair shards whose samples are whole."""
-    workers: int = field(default_factory=lambda: len(os.sched_getaffinity(0)))
-    """Worker processes."""
+    workers: int | None = None
+    """Worker processes; None: one a core, on a cluster one a core of it and as many shards in waiting."""
+    cluster: ClusterConfig | None = None
+    """The Ray cluster that makes the shards; None: processes of this machine."""
     clip_timeout_s: float = 60.0
     """How long decoding a clip may take."""
     fetch_timeout_s: float = 600.0
@@ -102,7 +106,12 @@ def make_shards(
         out=out, source=config.source, recipe=recipe, plan_sha256=plan_sha256, memory_bytes=config.worker_memory_bytes,
         clip_timeout_s=config.clip_timeout_s, fetch_timeout_s=config.fetch_timeout_s, run=run,
     )  # fmt: skip
-    Pool(worker, workers=config.workers, patience=config.patience, on_clip=on_clip).run(chain([first], tasks))
+    tasks = chain([first], tasks)
+    if config.cluster is None:
+        workers = config.workers or len(os.sched_getaffinity(0))
+        Pool(worker, workers=workers, patience=config.patience, on_clip=on_clip).run(tasks)
+    else:
+        Fleet(worker, config.cluster, shards=config.workers, patience=config.patience, on_clip=on_clip).run(tasks)
 
 
 def _clear(out: Path) -> None:

@@ -2,7 +2,6 @@
 decoded) and the text of their progress bars.
 """
 
-import os
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -19,7 +18,9 @@ MediaUrl = Annotated[
 YouTube = Annotated[bool, typer.Option("--youtube", help="Fetch from YouTube (extra `youtube`).")]
 Cookies = Annotated[Path | None, typer.Option(help="YouTube: cookies file in Netscape's format.")]
 Ffmpeg = Annotated[Path | None, typer.Option(help="The ffmpeg to use. [default: that on PATH, else a bundled one]")]
-Workers = Annotated[int | None, typer.Option(help="Worker processes. [default: one a core]")]
+Workers = Annotated[
+    int | None, typer.Option(help="Worker processes; with --engine ray shards at one time. [default: one a core]")
+]
 ClipTimeout = Annotated[float, typer.Option(help="Seconds that decoding a clip may take.")]
 FetchTimeout = Annotated[float, typer.Option(help="Seconds that fetching a clip's medium may take.")]
 MaxWait = Annotated[float, typer.Option(help="Seconds to wait, in all, for a source that refuses.")]
@@ -35,9 +36,12 @@ def engine_of(
     clip_timeout_s: float,
     fetch_timeout_s: float,
     max_wait_s: float,
+    engine: str = "local",
+    address: str | None = None,
 ) -> Any:
     """Build what ingest, repair and retry have in common."""
     from ..shards.checks import check_file
+    from ..shards.cluster import cluster_of
     from .engine import EngineConfig
     from .errors import PlanError
     from .patience import PatienceConfig
@@ -55,8 +59,8 @@ def engine_of(
             check_file(cookies, PlanError)
         source = YouTubeConfig(cookies=cookies)
     return EngineConfig(
-        source=source, workers=len(os.sched_getaffinity(0)) if workers is None else workers,
-        clip_timeout_s=clip_timeout_s, fetch_timeout_s=fetch_timeout_s, patience=PatienceConfig(max_wait_s=max_wait_s),
+        source=source, workers=workers, cluster=cluster_of(engine, address), clip_timeout_s=clip_timeout_s,
+        fetch_timeout_s=fetch_timeout_s, patience=PatienceConfig(max_wait_s=max_wait_s),
     )  # fmt: skip
 
 

@@ -23,6 +23,9 @@ FIRST_TRY_PAUSE_S = 0.5
 LONGEST_PAUSE_S = 900.0
 """Between two requests to a source that refuses."""
 
+GateState = tuple[float, float, float]
+"""Seconds until a gate opens (0: it is open), its last pause and its pauses in a row in seconds."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PatienceConfig:
@@ -78,6 +81,45 @@ class Gate:
         """Note that the source answered."""
         if self._state[1]:
             self._state[1:] = [0.0, 0.0]
+
+    @property
+    def state(self) -> GateState:
+        """How long it stays closed, and how it came to that."""
+        until, pause, paused = self._state[:]
+        return max(0.0, until - time.monotonic()), pause, paused
+
+    def meet(self, state: GateState) -> None:
+        """Hear what the gate of another machine has met: a refusal, unless this one is closed already, or an answer."""
+        with self._state.get_lock():
+            left_s, pause, paused = state
+            if not pause:
+                self.passed()
+            elif left_s and time.monotonic() >= self._state[0]:
+                self._state[:] = [time.monotonic() + left_s, pause, paused]
+
+
+class Mirror:
+    """Keeps the gate of one machine like another one that all machines share."""
+
+    def __init__(self, gate: Gate) -> None:
+        """Begin with a gate that nobody has met yet."""
+        self.gate = gate
+        self._seen = gate._state[:]
+
+    def news(self) -> GateState | None:
+        """Return the gate's state if something was met here since it was last looked at."""
+        with self.gate._state.get_lock():
+            if self.gate._state[:] == self._seen:
+                return None
+            self._seen = self.gate._state[:]
+            return self.gate.state
+
+    def follow(self, state: GateState) -> None:
+        """Take over the state of the shared gate, unless something was met here in the meantime."""
+        with self.gate._state.get_lock():
+            if self.gate._state[:] == self._seen:
+                self.gate._state[:] = [time.monotonic() + state[0], *state[1:]]
+                self._seen = self.gate._state[:]
 
 
 @contextmanager

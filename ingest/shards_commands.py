@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from .. import UnibrivlError
-from ..shards.console import Json, bar, print_json, print_table, usage
+from ..shards.console import Address, Engine, Json, bar, print_json, print_table, usage
 from .options import (
     ClipTimeout,
     Cookies,
@@ -66,6 +66,8 @@ def shards_repair(
     clip_timeout: ClipTimeout = 60.0,
     fetch_timeout: FetchTimeout = 600.0,
     max_wait: MaxWait = 7200.0,
+    engine: Engine = "local",
+    address: Address = None,
     as_json: Json = False,
 ) -> None:
     """Make damaged shards again: whole samples are kept, only the others are taken from the media.
@@ -76,12 +78,13 @@ def shards_repair(
     from .repair import repair as run
 
     with usage():
-        engine = engine_of(
-            media_dir, media_holds, media_url, youtube, cookies, workers, clip_timeout, fetch_timeout, max_wait
-        )
+        making = engine_of(
+            media_dir, media_holds, media_url, youtube, cookies, workers, clip_timeout, fetch_timeout, max_wait,
+            engine, address,
+        )  # fmt: skip
     with bar("repair", unit="clips") as step:
         result = run(
-            RepairConfig(root=root, engine=engine, ffmpeg=ffmpeg, accept_loss=accept_loss), count_clips(step, 0)
+            RepairConfig(root=root, engine=making, ffmpeg=ffmpeg, accept_loss=accept_loss), count_clips(step, 0)
         )
     _tell_repair(root, result, as_json)
 
@@ -126,6 +129,8 @@ def shards_retry(
     clip_timeout: ClipTimeout = 60.0,
     fetch_timeout: FetchTimeout = 600.0,
     max_wait: MaxWait = 7200.0,
+    engine: Engine = "local",
+    address: Address = None,
     as_json: Json = False,
 ) -> None:
     """Try the clips that failed once more; what is recovered goes into patch shards beside the others.
@@ -136,12 +141,13 @@ def shards_retry(
     from .retry import retry as run
 
     with usage():
-        engine = engine_of(
-            media_dir, media_holds, media_url, youtube, cookies, workers, clip_timeout, fetch_timeout, max_wait
-        )
-        if engine.source is None:
+        making = engine_of(
+            media_dir, media_holds, media_url, youtube, cookies, workers, clip_timeout, fetch_timeout, max_wait,
+            engine, address,
+        )  # fmt: skip
+        if making.source is None:
             raise typer.BadParameter("give one of --media-dir, --media-url and --youtube")
-        config = RetryConfig(root=root, engine=engine, only=tuple(only or ()), ffmpeg=ffmpeg)
+        config = RetryConfig(root=root, engine=making, only=tuple(only or ()), ffmpeg=ffmpeg)
     with bar("retry", unit="clips") as step:
         result = run(config, count_clips(step, 0))
     if as_json:

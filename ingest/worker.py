@@ -45,6 +45,8 @@ class WorkerConfig:
     """How long getting its medium may take."""
     run: str
     """Names the ledger of this run."""
+    machine: str = ""
+    """Begins the names of its files in that ledger, where several machines write them."""
 
 
 @dataclass(slots=True)
@@ -238,7 +240,8 @@ def serve(config: WorkerConfig, number: int, gate: Gate, connection: Connection)
     try:
         connection.send(("ready", ""))
         source = make_source(config.source) if config.source else _Nowhere()
-        with (config.out / "ledger" / config.run / f"{number:03d}.jsonl").open("a", encoding="utf-8") as ledger:
+        path = config.out / "ledger" / config.run / f"{config.machine}{number:03d}.jsonl"
+        with path.open("a", encoding="utf-8") as ledger:
             while (task := connection.recv()) is not None:
                 ShardMaker(config, source, gate, _teller(task.name, ledger, connection)).make(task)
                 connection.send(("shard", task.name))

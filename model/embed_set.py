@@ -6,9 +6,10 @@ alone, so that the same command goes on after a crash.
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -16,6 +17,7 @@ import pyarrow.parquet as pq
 
 from ..shards import ClipShards
 from ..shards.atomic import is_foreign, remove_leftovers, write_file, write_json
+from ..shards.cluster import ClusterConfig
 from .embed import Encoder, load_encoder
 from .errors import TrainError
 
@@ -40,6 +42,8 @@ class EmbedConfig:
     """Checkpoint of the run: `last`, or `best` in validation."""
     image_tower: str | None = None
     """The image tower's name where its weights lie now, if they were moved."""
+    cluster: ClusterConfig | None = None
+    """The Ray cluster that embeds; None: this process."""
 
     def __post_init__(self) -> None:
         """Refuse a checkpoint that no run has."""
@@ -64,33 +68,64 @@ def embed_set(
 
     Raises:
         CheckpointError, ShardError: the run or the shards are missing or damaged.
-        TrainError: `out` holds something else.
+        TrainError: `out` holds something else, or there is no such cluster.
     """
     encoder = load_encoder(config.run, config.image_tower, which=config.which)
     about = {"format": EMBEDDINGS_FORMAT, "dim": encoder.dim, "fingerprints": encoder.fingerprints()}
     with ClipShards(config.shards, split=config.split) as clips:
         _claim(config.out, about)
-        done = files = made = 0
-        for number, commit in enumerate(clips.catalog.shards):
-            positions = np.flatnonzero(clips.shard_of_clip == number)
-            if not len(positions):
-                continue
-            part = clips.take(positions)
-            made += _embed_shard(encoder, part, config.out / commit.split / f"{commit.name}.parquet", about)
-            files, done = files + 1, done + len(positions)
-            progress(done, len(clips), commit.name)
-        return EmbedResult(len(clips), files, made)
+        counts = np.bincount(clips.shard_of_clip, minlength=len(clips.catalog.shards)).tolist()
+        numbers = [number for number, count in enumerate(counts) if count]
+        done = made = 0
+        for number, is_new in _embedded(config, encoder, clips, numbers, about):
+            made, done = made + is_new, done + counts[number]
+            progress(done, len(clips), clips.catalog.shards[number].name)
+        _clear(config.out)
+        return EmbedResult(len(clips), len(numbers), made)
 
 
-def _claim(out: Path, about: dict[str, object]) -> None:
+def _embedded(
+    config: EmbedConfig, encoder: Encoder, clips: ClipShards, numbers: list[int], about: dict[str, Any]
+) -> Iterator[tuple[int, bool]]:
+    """Embed some shards, by their number in the catalog; yield each with whether its file was written."""
+    if config.cluster is not None:
+        from .embed_cluster import embed_on_cluster
+
+        yield from embed_on_cluster(config, clips, numbers, about)
+        return
+    for number in numbers:
+        yield number, embed_shard(encoder, clips, number, config.out, about)
+
+
+def _claim(out: Path, about: dict[str, Any]) -> None:
     if is_foreign(out, ABOUT_FILE):
         raise TrainError(f"{out} is not empty and holds no embeddings; choose another --out")
     out.mkdir(parents=True, exist_ok=True)
+    _clear(out)
     write_json(out / ABOUT_FILE, about)
 
 
-def _embed_shard(encoder: Encoder, clips: ClipShards, path: Path, about: dict[str, object]) -> bool:
-    """Write a shard's file unless it is there; tell whether it was written."""
+def _clear(out: Path) -> None:
+    for folder in (out, *out.glob("*/")):
+        remove_leftovers(folder)
+
+
+def embed_shard(encoder: Encoder, clips: ClipShards, number: int, out: Path, about: dict[str, Any]) -> bool:
+    """Write the file of the shard that has this number in the catalog, unless it is there; tell whether it was written.
+
+    Args:
+        encoder: of the run.
+        clips: of the whole set.
+        number: of the shard.
+        out: folder of the files.
+        about: what the file says of its making.
+    """
+    commit = clips.catalog.shards[number]
+    with clips.take(np.flatnonzero(clips.shard_of_clip == number)) as part:
+        return _write(encoder, part, out / commit.split / f"{commit.name}.parquet", about)
+
+
+def _write(encoder: Encoder, clips: ClipShards, path: Path, about: dict[str, Any]) -> bool:
     content = hashlib.sha256("".join(clips.catalog.column("audio_sha256")).encode())
     content.update("".join(clips.catalog.column("frame_sha256")).encode())
     made_of = json.dumps(about | {"content": content.hexdigest()}, sort_keys=True).encode()
@@ -102,7 +137,6 @@ def _embed_shard(encoder: Encoder, clips: ClipShards, path: Path, about: dict[st
         table = table.append_column(name, column)
     table = table.replace_schema_metadata({b"unibrivl": made_of})
     path.parent.mkdir(parents=True, exist_ok=True)
-    remove_leftovers(path.parent)
     write_file(path, lambda f: pq.write_table(table, f, compression="zstd", write_page_checksum=True))
     return True
 

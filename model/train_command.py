@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from .. import UnibrivlError
-from ..shards.console import Json, bar, print_json, print_table, usage
+from ..shards.console import Address, Engine, Json, bar, print_json, print_table, usage
 
 Moved = Annotated[str | None, typer.Option(help="Its name where its weights lie now, such as brivl-b5:DIR.")]
 PRESET = "(default: the preset's, or {})"
@@ -156,18 +156,27 @@ def embed(
     split: Annotated[str | None, typer.Option(help="Part of the shard set. (default: all)")] = None,
     checkpoint: Annotated[str, typer.Option(help="last, or best in validation.")] = "last",
     image_tower: Moved = None,
+    engine: Engine = "local",
+    address: Address = None,
     as_json: Json = False,
 ) -> None:
     """Write the embeddings of every clip's sound and picture as Parquet; run it again to finish.
 
     Example: unibrivl embed try/run try/shards --out try/embeddings
+
+    With --engine ray all machines of a Ray cluster embed, in folders that all of them see under the same paths:
+    unibrivl embed /shared/run /shared/set --out /shared/embeddings --engine ray --address head:6379
     """
     from dataclasses import asdict
 
+    from ..shards.cluster import cluster_of
     from .embed_set import EmbedConfig, embed_set
 
     with usage():
-        config = EmbedConfig(run=run, shards=shards, out=out, split=split, which=checkpoint, image_tower=image_tower)
+        config = EmbedConfig(
+            run=run, shards=shards, out=out, split=split, which=checkpoint, image_tower=image_tower,
+            cluster=cluster_of(engine, address),
+        )  # fmt: skip
     with bar("embed", unit="clips") as step:
         result = embed_set(config, step)
     if as_json:

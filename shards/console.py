@@ -17,6 +17,12 @@ FIELDS = {"holds": "media_holds", "prefix": "media_url"}
 """Fields of configurations that are called otherwise than their options."""
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON to standard output.")]
+Engine = Annotated[
+    str, typer.Option(help="local: this machine. ray: a Ray cluster (extra `ray`) that sees the same files.")
+]
+Address = Annotated[
+    str | None, typer.Option(help="HOST:PORT of the cluster's head. (default: auto, the one that this machine is in)")
+]
 
 
 class RefusedValueError(typer.BadParameter):

@@ -11,7 +11,7 @@ import pytest
 from unibrivl.ingest import patience
 from unibrivl.ingest.clips import Clip
 from unibrivl.ingest.errors import ClipError, IngestError
-from unibrivl.ingest.patience import MAX_TRIES, Gate, PatienceConfig, patiently
+from unibrivl.ingest.patience import MAX_TRIES, Gate, Mirror, PatienceConfig, patiently
 from unibrivl.ingest.sources import Medium
 
 CLIP = Clip(corpus="as", media_id="abcdefghijk", start_ms=0, end_ms=1000)
@@ -134,3 +134,62 @@ def test_real_time_passes_where_none_is_faked() -> None:
     started = time.monotonic()
     ask(Moody("throttle.http_429"), gate(pause_s=0.2))
     assert time.monotonic() - started >= 0.15
+
+
+class Machine:
+    """A machine with a gate of its own that follows the shared one, as `machine.py` does once a second."""
+
+    def __init__(self, shared: Gate, **options: float) -> None:
+        self.shared, self.gate = shared, gate(**options)
+        self.mirror = Mirror(self.gate)
+
+    def report(self) -> None:
+        met = self.mirror.news()
+        if met is not None:
+            self.shared.meet(met)
+        self.mirror.follow(self.shared.state)
+
+
+def test_machines_share_pauses_as_workers_of_one_machine_do(pauses: list[float]) -> None:
+    shared = gate(pause_s=8.0)
+    one, other = Machine(shared, pause_s=8.0), Machine(shared, pause_s=8.0)
+    error = ClipError("throttle.http_429", "too many requests")
+    one.gate.refused(error)
+    other.gate.refused(error)  # its request was under way
+    one.report()
+    other.report()
+    one.report()
+    assert one.gate.state == other.gate.state == shared.state  # closed once: the first pause, by whoever came first
+    assert 6 <= shared.state[0] <= 10 and shared.state[1] == 8.0
+    ask(Moody(), other.gate)
+    assert 6 <= sum(pauses) <= 10
+    other.report()
+    one.report()
+    assert one.gate.state == (0.0, 0.0, 0.0)  # an answer on any machine ends the doubling on all
+
+
+def test_pauses_double_from_machine_to_machine_up_to_the_limit_of_the_run(pauses: list[float]) -> None:
+    shared = gate(pause_s=8.0, max_wait_s=100.0)
+    machines = [Machine(shared, pause_s=8.0, max_wait_s=100.0) for _ in range(3)]
+    error, refusals = ClipError("throttle.http_429", "too many requests"), 0
+    with pytest.raises(IngestError, match="the source has refused for"):
+        for refusals in range(100):
+            machine = machines[refusals % 3]
+            machine.gate.refused(error)
+            for each in (machine, *machines):
+                each.report()
+            machine.gate.wait(lambda: None)
+    assert refusals in (4, 5)  # 8 + 16 + 32 + 64 s, each a quarter less or more, are about 100
+    assert shared.state[2] == pytest.approx(sum(pauses))
+
+
+def test_what_is_met_between_two_reports_is_not_overwritten() -> None:
+    shared = gate()
+    one = Machine(shared)
+    met = one.mirror.news()
+    assert met is None
+    one.gate.refused(ClipError("throttle.http_429", "too many requests"))
+    one.mirror.follow(shared.state)
+    assert one.gate.state[1] == 10.0
+    one.report()
+    assert shared.state[1] == 10.0
