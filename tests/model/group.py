@@ -22,6 +22,7 @@ from unibrivl.model import train as train_module
 from unibrivl.model.checkpoint import CHECKPOINT_FILE, read_state
 from unibrivl.model.curves import PAGE_FILE
 from unibrivl.model.errors import TrainError
+from unibrivl.model.train import TrainResult, train
 from unibrivl.model.train_config import TrainConfig
 
 from .tiny import TinyConfig, TinyImageTower, TinyTower
@@ -36,9 +37,13 @@ class Fault:
     rank: int
     step: int
     signal: int = signal.SIGKILL
+    marker: Path | None = None
+    """Made before."""
 
     def strike(self, rank: int, step: int) -> None:
         if (rank, step) == (self.rank, self.step):
+            if self.marker:
+                self.marker.touch()
             os.kill(os.getpid(), self.signal)
 
 
@@ -87,6 +92,16 @@ def register_tiny_towers() -> None:
     os.environ["OMP_NUM_THREADS"] = "1"
 
 
+def observed(config: TrainConfig, rank: int, orders: Orders) -> TrainResult:
+    """Train as ordered; the process is of no other use afterwards."""
+    witness = Witness(config, rank, orders)
+    train_module.training_audio = witness.training_audio
+    # most of the time of such a run; test_curves draws
+    train_module.write_curves = lambda out, described: (out / PAGE_FILE).touch()
+    train_module.STEP_PATIENCE = timedelta(seconds=orders.patience_s)
+    return train(config, witness.progress)
+
+
 def work(rank: int, world: int, port: int, config: TrainConfig, orders: Orders) -> None:
     """Train as one process of a group."""
     register_tiny_towers()
@@ -95,13 +110,8 @@ def work(rank: int, world: int, port: int, config: TrainConfig, orders: Orders) 
             "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world), "LOCAL_WORLD_SIZE": str(world),
             "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
         }  # fmt: skip
-    witness = Witness(config, rank, orders)
-    train_module.training_audio = witness.training_audio
-    # most of the time of such a run; test_curves draws
-    train_module.write_curves = lambda out, described: (out / PAGE_FILE).touch()
-    train_module.STEP_PATIENCE = timedelta(seconds=orders.patience_s)
     try:
-        train_module.train(config, witness.progress)
+        observed(config, rank, orders)
     except TrainError as e:  # standard error is that of the server, which may be of an earlier test
         config.out.with_name(f"error-{rank}").write_text(str(e))
         raise SystemExit(1) from e
@@ -146,4 +156,5 @@ def ended(processes: list[ForkServerProcess], deadline_s: float = DEADLINE_S) ->
 
 def run_to_its_end(config: TrainConfig, world: int, orders: Orders = Orders()) -> None:
     with started(config, world, orders) as processes:
-        assert ended(processes) == [0] * world
+        codes = ended(processes)
+    assert codes == [0] * world, {path.name: path.read_text() for path in config.out.parent.glob("error-*")}

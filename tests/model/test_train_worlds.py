@@ -1,9 +1,13 @@
 """A run over any number of processes, of which one may die: the same clips at every step, and the same loss."""
 
+import contextlib
 import dataclasses
 import json
+import os
 import shutil
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -18,7 +22,7 @@ from unibrivl.model.train_config import TrainConfig
 from unibrivl.shards import ClipShards
 
 from .group import Fault, Orders, ended, run_to_its_end, started, started_apart
-from .tiny import TinyConfig, TinyImageTower, TinyTower, metrics
+from .tiny import TinyConfig, TinyImageTower, TinyTower, assert_same_run, metrics
 
 PROMPTLY_S = 60
 """For what takes a tenth of a second on a quiet machine, and would be 30 minutes of patience."""
@@ -158,3 +162,37 @@ def test_a_machine_without_the_shared_folder_is_one_line(config: TrainConfig, on
         assert ended(processes, PROMPTLY_S) == [1, 1]
     told = [(one.out.parent / f"error-{rank}").read_text() for rank, one in enumerate(apart)]
     assert all("process 1 has checkpoint step None, process 0 12; give all" in line for line in told)
+
+
+def launch(config: TrainConfig, marker: Path, *launcher: str) -> subprocess.Popen[str]:
+    """Start a launcher with a run in which process 1 dies once, in its sixth step."""
+    words = [
+        "train", str(config.shards), "--out", str(config.out), "--language-tower", "tiny", "--image-tower", "colours",
+        "--epochs", "4", "--batch-size", "6", "--val-share", "0", "--checkpoint-every", "2",
+        *(word for option in ("norm=false", "loss.queue_size=11", "loss.dropout=0", "image_draws=2", "warmup_steps=2")
+          for word in ("--set", option)),
+    ]  # fmt: skip
+    return subprocess.Popen(
+        [sys.executable, "-m", *launcher, "-m", "tests.model.launched", str(marker), "1", "6", *words],
+        cwd=Path(__file__).parents[2], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+
+
+@pytest.mark.slow
+def test_torchrun_restarts_a_run_that_ends_as_if_undisturbed(config: TrainConfig, tmp_path: Path) -> None:
+    undisturbed = dataclasses.replace(config, out=tmp_path / "undisturbed")
+    run_to_its_end(undisturbed, 2)
+    config, marker = dataclasses.replace(config, out=tmp_path / "run"), tmp_path / "struck"
+    checkpoint, steps = config.out / CHECKPOINT_FILE, []
+    torchrun = ("torch.distributed.run", "--nproc-per-node=2", "--max-restarts=1", "--rdzv-backend=c10d")
+    with launch(config, marker, *torchrun, "--rdzv-endpoint=127.0.0.1:0", "--local-addr=127.0.0.1") as process:
+        while process.poll() is None:
+            if checkpoint.exists():  # it is whole at every instant
+                assert load_file(checkpoint).keys() and steps.append(read_state(config.out).step) is None
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(0.02)
+        said = process.communicate()[0]
+    assert process.returncode == 0, said
+    assert marker.exists() and set(steps) <= set(range(2, 13, 2)) and len(set(steps)) > 2
+    assert_same_run(config.out, undisturbed.out)
