@@ -1,11 +1,11 @@
 """The processes, devices and precision of a run, by way of accelerate.
 
 Started alone a command is one process; under `accelerate launch` or `torchrun` it is one of several. One that dies
-ends the others: what is left of a step is of no use to anybody.
+ends the others, since what is left of a step is of no use to anybody.
 """
 
+import os
 import re
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -22,26 +22,47 @@ from torch.distributed.distributed_c10d import _set_pg_timeout
 from torch.nn.parallel import DistributedDataParallel
 
 from .errors import LostProcessError, TrainError
+from .rendezvous import meet
 from .train_config import TrainConfig
 
 PATIENCE = timedelta(hours=12)
 """How long a process waits for another, such as for the one that embeds more pictures than the others."""
 STEP_PATIENCE = timedelta(minutes=30)
 """The same once training has begun: longer than a validation, or than writing a checkpoint to a slow disk."""
+SHARDED = ("ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED", "ACCELERATE_USE_MEGATRON_LM")
+"""Variables by which `accelerate launch` asks for parts of a model, of which no checkpoint here could be made."""
 
 
 @contextmanager
 def accelerated(config: TrainConfig) -> Iterator[Accelerator]:
-    """Yield accelerate's view of this process; afterwards another run may choose other settings."""
+    """Yield accelerate's view of this process; afterwards another run may choose other settings.
+
+    Raises:
+        TrainError: accelerate was told to shard the model.
+    """
+    _refuse_sharding()
     cpu = config.device == "cpu" or not torch.cuda.is_available()
     precision = "bf16" if config.precision == "bf16" else "no"
     try:
-        yield Accelerator(
+        if cpu:
+            meet("gloo", PATIENCE)
+        accelerator = Accelerator(
             cpu=cpu, mixed_precision=precision, kwargs_handlers=[InitProcessGroupKwargs(timeout=PATIENCE)]
         )
+        wait_no_longer_than(PATIENCE)  # an earlier run of this process may have been less patient
+        yield accelerator
     finally:
         AcceleratorState._reset_state(reset_partial_state=True)
         GradientState._reset_state()
+
+
+def _refuse_sharding() -> None:
+    for name in SHARDED:
+        if os.environ.get(name, "false").lower() == "true":
+            raise TrainError(
+                f"{name} is set, and no process of a run keeps less than the whole model; leave out what sets it, such "
+                "as --use_fsdp of accelerate launch"
+            )
 
 
 @contextmanager
@@ -56,7 +77,7 @@ def watched(out: Path) -> Iterator[None]:
     except RuntimeError as e:
         if not isinstance(e, dist.DistError) and "/gloo/" not in str(e):
             raise
-        reason = re.sub(r"^\[[^]]*\] ", "", str(e).partition("\n")[0]).partition(". ")[0]
+        reason = re.sub(r"\[/[^]]*\] ", "", str(e).partition("\n")[0]).partition(". ")[0]
         raise LostProcessError(
             f"another process of the run in {out} is gone or hangs ({reason}); its last checkpoint is kept: start it "
             "again, with as many processes or another number"

@@ -17,11 +17,12 @@ from .group import Fault, Orders, observed, register_tiny_towers
 
 
 def train(config: TrainConfig, progress: Any) -> TrainResult:
-    return observed(config, int(os.environ["RANK"]), ORDERS)
+    return observed(config, int(os.environ.get("RANK", "0")), ORDERS)
 
 
 if __name__ == "__main__":
-    marker, rank, step, *sys.argv[1:] = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), *sys.argv[4:]
+    marker, rank, step = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
+    del sys.argv[1:4]
     ORDERS = Orders() if marker.exists() else Orders(fault=Fault(rank=rank, step=step, marker=marker))
     register_tiny_towers()
     train_module.train = train
