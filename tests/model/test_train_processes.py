@@ -39,7 +39,7 @@ def config(shards_copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, t
     """Return a configuration with everything that has a state: queues, momentum copies, accumulation, draws."""
     monkeypatch.setitem(towers.IMAGE_TOWERS, "colours", TinyImageTower)
     return TrainConfig(
-        shards=shards_copy, out=tmp_path / "run", language_tower=tiny_tower, image_tower="colours", epochs=8,
+        shards=shards_copy, out=tmp_path / "run", language_tower=tiny_tower, image_tower="colours", epochs=24,
         batch_size=4, accumulate=2, loss=LossConfig(queue_size=11), image_draws=2, val_share=0.2, validate_every=2,
         checkpoint_every=2, warmup_steps=2,
     )  # fmt: skip
@@ -53,9 +53,10 @@ def test_killed_at_random_and_run_again_is_bit_for_bit_undisturbed(
     undisturbed = dataclasses.replace(config, out=tmp_path / "undisturbed")
     run_to_its_end(undisturbed, world)
     steps = read_state(undisturbed.out).steps
-    assert steps == 8
+    assert steps == 24
     chosen = np.random.default_rng(world)
-    for step in sorted(chosen.choice(np.arange(1, steps - 1), 3, replace=False).tolist()):
+    # a busy machine may look away for some steps: those that are left take a quarter of a second
+    for step in sorted(chosen.choice(np.arange(1, steps - 9), 3, replace=False).tolist()):
         kill_at(config, world, step, delay_s=float(chosen.uniform(0, 0.04)))
     if (config.out / CHECKPOINT_FILE).exists():
         place = read_state(config.out).place["reader"]
@@ -80,7 +81,7 @@ def test_two_processes_train_on_all_clips_and_share_the_batch(config: TrainConfi
     state = read_state(config.out)
     assert state.facts["made_with"]["processes"] == 2
     steps = [entry for entry in metrics(config.out) if "loss" in entry]
-    assert len(steps) == state.steps == 8
+    assert len(steps) == state.steps == 24
     assert steps[0]["candidates"] > 2.5  # four pairs of two processes, though related ones do not count
     validation = next(entry for entry in metrics(config.out) if "validation" in entry)["validation"]
     assert validation["audio_to_image"]["queries"] == 8

@@ -188,7 +188,7 @@ def test_torchrun_restarts_a_run_that_ends_as_if_undisturbed(config: TrainConfig
             if checkpoint.exists():  # it is whole at every instant
                 assert load_file(checkpoint).keys() and steps.append(read_state(config.out).step) is None
             with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(0.02)
+                process.wait(0.1)
         said = process.communicate()[0]
     assert process.returncode == 0, said
     assert marker.exists() and set(steps) <= set(range(2, 13, 2)) and len(set(steps)) > 2
