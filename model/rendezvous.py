@@ -14,6 +14,8 @@ import torch.distributed as dist
 from torch._C._distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 
+from .errors import LostProcessError
+
 MEETING = timedelta(minutes=30)
 """How long a process waits for the others to start."""
 POLL_S = 0.02
@@ -27,7 +29,8 @@ def meet(backend: str, patience: timedelta) -> None:
         patience: how long a process waits for another in what follows.
 
     Raises:
-        RuntimeError: the others did not come.
+        LostProcessError: another one did not come.
+        RuntimeError: the one that leads did not come, or is gone.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1 or dist.is_initialized():
         return
@@ -52,7 +55,10 @@ def _welcome(store: Store, num_processes: int) -> str:
     missing = list(range(1, num_processes))
     while missing:
         if time.monotonic() > deadline:
-            raise dist.DistStoreError(f"process {missing[0]} of {num_processes} did not start")
+            raise LostProcessError(
+                f"process {missing[0]} of {num_processes} did not start within {MEETING.total_seconds():g} s; see what "
+                "it said, and start all of them again"
+            )
         for rank in missing:
             if store.check([f"here/{rank}"]):
                 store.set(f"welcome/{store.get(f'here/{rank}').decode()}", name)

@@ -18,7 +18,7 @@ GLOO = (
     ("error", "words"),
     [
         (RuntimeError(f"{GLOO}. This is typically caused by a remote worker"), r"Read error \[127.*\]:1: Co.* peer"),
-        (dist.DistStoreError("process 1 of 2 did not start"), "process 1 of 2 did not start"),
+        (dist.DistStoreError("wait timeout after 9 ms"), "wait timeout after 9 ms"),
     ],
 )  # fmt: skip
 def test_what_a_lost_process_causes_is_one_line(error: RuntimeError, words: str) -> None:
