@@ -8,7 +8,7 @@ Every error that a user can cause is a `UnibrivlError`, whose message is one lin
     UnibrivlError
     |-- ingest: ListError, PlanError, ClipError, SampleError, IngestError
     |-- shards: ShardError
-    |-- model:  CheckpointError, TextError, TowerError, TrainError
+    |-- model:  CheckpointError, LostProcessError, TextError, TowerError, TrainError
     |-- index:  IndexStoreError, IndexMismatchError, QueryError, GateError, MilvusError, RequestError, PipelineError, \
 GenerateError
     `-- bench:  BenchError, NeedsError

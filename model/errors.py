@@ -15,5 +15,9 @@ class TrainError(UnibrivlError):
     """A training run that cannot start or go on."""
 
 
+class LostProcessError(TrainError):
+    """Another process of the run is gone, so that this one cannot go on."""
+
+
 class TextError(UnibrivlError):
     """A text that gives no units, or a lexicon or vocabulary that does not fit."""

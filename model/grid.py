@@ -18,7 +18,7 @@ from .. import UnibrivlError
 from ..shards.atomic import is_foreign, write_json
 from ..shards.checks import parse_json
 from .checkpoint import CHECKPOINT_FILE, read_state
-from .errors import CheckpointError, TrainError
+from .errors import CheckpointError, LostProcessError, TrainError
 from .journal import Validation, read_metrics
 from .retrieval import RetrievalScores
 from .settings import flat
@@ -115,6 +115,7 @@ def run_grid(
     Raises:
         ValueError: a point has a setting that is unknown or cannot be meant; nothing was trained then.
         TrainError: the folder holds something else.
+        LostProcessError: another process is gone, and so no point could be trained.
     """
     configs = [_config_of(config, number, settings) for number, settings in enumerate(points)]
     names = [one.out.name for one in configs]
@@ -163,6 +164,8 @@ def _train_point(point: Point, config: TrainConfig, run: Run) -> Point:
     try:
         if not _is_finished(config):
             run(config)
+    except LostProcessError:
+        raise
     except UnibrivlError as e:
         return replace(point, state="failed", reason=str(e))
     return _ended(point, config)

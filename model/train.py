@@ -1,7 +1,8 @@
 """Trains the language tower against the frozen image tower; a run that was killed goes on where it was.
 
 Everything random is a function of (seed, epoch, step, process, clip), so a resumed run is bit for bit the undisturbed
-one on the same machine, number of processes and number of threads.
+one on the same machine, number of processes and number of threads; with another number of processes it sees the same
+clips at every step.
 """
 
 import logging
@@ -29,7 +30,7 @@ from .curves import PAGE_FILE, write_curves
 from .errors import CheckpointError, TrainError
 from .journal import METRICS_FILE, Journal, Validation, event_writer, last_validation
 from .loss import LossTerms
-from .processes import accelerated, shared
+from .processes import STEP_PATIENCE, accelerated, check_alike, shared, wait_no_longer_than, watched
 from .schedule import parameter_groups, rate_share
 from .settings import flat
 from .towers import image_tower, image_tower_kind, load_pretrained, weights_fingerprint
@@ -38,7 +39,7 @@ from .train_data import Progress, TrainData, fraction, prepare_data
 from .unibrivl import UniBriVL
 from .validation import Validator, mean_figure
 
-SAME = ("plan_sha256", "image_fingerprint", "processes")
+SAME = ("plan_sha256", "image_fingerprint")
 """Facts in which a run that goes on must be as it was."""
 SHOWN = 5
 """Options that a message lists."""
@@ -65,6 +66,7 @@ def train(config: TrainConfig, progress: Progress = lambda done, total, text: No
 
     Raises:
         TrainError: too few clips, another configuration in `out`, or a loss that is no number.
+        LostProcessError: another process of the run is gone.
         ShardError: the shard set is missing or damaged.
         CheckpointError: the checkpoint in `out` is damaged.
     """
@@ -72,14 +74,18 @@ def train(config: TrainConfig, progress: Progress = lambda done, total, text: No
     if config.tensorboard:
         event_writer()
     with ExitStack() as stack:
+        stack.enter_context(watched(config.out))
         clips = stack.enter_context(ClipShards(config.shards, split=config.split))
         accelerator = stack.enter_context(accelerated(config))
+        config.batch_of_each(accelerator.num_processes)
         if accelerator.is_main_process:
             stack.enter_context(_writing(config.out))
         accelerator.wait_for_everyone()
         facts, tower = _facts(config, accelerator)
         resumed = _resumed(config, facts)
+        check_alike(accelerator, _seen(config, facts, clips, resumed))
         data = prepare_data(config, clips, tower, accelerator, progress)
+        wait_no_longer_than(STEP_PATIENCE)
         trainer = stack.enter_context(_Trainer(config, facts, data, accelerator, resumed))
         is_new = trainer.step < trainer.steps or not (config.out / PAGE_FILE).exists()
         trainer.run(progress)
@@ -119,10 +125,12 @@ def _facts(config: TrainConfig, accelerator: Accelerator) -> tuple[dict[str, Any
         "image_dim": tower.embed_dim,
         "image_fingerprint": tower.fingerprint,
         "plan_sha256": read_dataset(config.shards)["plan_sha256"],
-        "processes": accelerator.num_processes,
         "weights_fingerprint": weights_fingerprint(config.tower_options),
-        "made_with": {"unibrivl": __version__, "torch": str(torch.__version__), "device": kind},
-    }
+        "made_with": {
+            "unibrivl": __version__, "torch": str(torch.__version__), "device": kind,
+            "processes": accelerator.num_processes,
+        },
+    }  # fmt: skip
     return facts, tower
 
 
@@ -131,6 +139,12 @@ def _resumed(config: TrainConfig, facts: dict[str, Any]) -> RunState | None:
     if not (config.out / CHECKPOINT_FILE).exists():
         return None
     state = read_state(config.out)
+    begun = state.facts.get("processes", 1)  # a fact of versions that counted a batch for each process
+    if begun != 1:
+        raise TrainError(
+            f"{config.out} was begun by {begun} processes of an earlier version, with a batch_size for each; finish it "
+            "there, or choose another --out"
+        )
     wanted, found = _identity(config.stored(), facts), _identity(state.config, state.facts)
     names = [name for name in wanted | found if found.get(name) != wanted.get(name)]
     if names:
@@ -142,6 +156,12 @@ def _resumed(config: TrainConfig, facts: dict[str, Any]) -> RunState | None:
     if not {"reader", "best"} <= state.place.keys():
         raise CheckpointError(f"{config.out / CHECKPOINT_FILE}: does not say where the reader stands; {REMEDY}")
     return state
+
+
+def _seen(config: TrainConfig, facts: dict[str, Any], clips: ClipShards, resumed: RunState | None) -> dict[str, Any]:
+    """Return what every process must see alike."""
+    options = _identity(config.stored(), facts)
+    return {"checkpoint step": resumed.step if resumed else None, "clips": clips.catalog_sha} | options
 
 
 def _identity(stored: dict[str, Any], facts: dict[str, Any]) -> dict[str, Any]:
@@ -273,7 +293,7 @@ class _Trainer:
     def _log_step(self, figures: dict[str, float], lr: float, step_s: float, waited_s: float) -> None:
         if self.journal is None:
             return
-        clips = self.config.batch_size * self.config.accumulate * self.accelerator.num_processes
+        clips = self.config.batch_size * self.config.accumulate
         self.journal.write({
             "step": self.step, "epoch": self.step / self.steps_per_epoch, **figures, "lr": lr,
             "temperature": [1 / s for s in self.model.log_scale.exp().tolist()],

@@ -17,7 +17,9 @@ Split = Annotated[str | None, typer.Option(help="Part of the shard set. (default
 LanguageTower = Annotated[str | None, typer.Option(help=f"Tower to train. {PRESET.format('wav2clip')}")]
 FrozenTower = Annotated[str | None, typer.Option(help=f"Frozen tower. {PRESET.format('tf_efficientnet_lite0')}")]
 Epochs = Annotated[int | None, typer.Option(help=f"Passes over the clips. {PRESET.format(20)}")]
-BatchSize = Annotated[int | None, typer.Option(help=f"Clips of a micro-batch in one process. {PRESET.format(64)}")]
+BatchSize = Annotated[
+    int | None, typer.Option(help=f"Clips of a micro-batch, all processes together. {PRESET.format(64)}")
+]
 Rate = Annotated[float | None, typer.Option(help=f"Peak learning rate. {PRESET.format('1e-3')}")]
 ValShare = Annotated[float | None, typer.Option(help="Share of the groups kept for the curves. (default: 0.1)")]
 ValidateEvery = Annotated[
@@ -58,8 +60,8 @@ def train(
 
     Example: unibrivl train try/shards --out try/run --epochs 8 --set clip_s=1.6 --set num_mels=64
 
-    Under `torchrun --nproc-per-node 4 -m unibrivl train ...` or `accelerate launch` several processes train one run.
-    docs/train.md lists all options.
+    Under `torchrun --nproc-per-node 4 -m unibrivl train ...` several processes share every batch of one run; with
+    `--max-restarts` it survives the death of one. Any number of them may resume it. docs/train.md lists all options.
     """
     config = _configured(
         shards, out, preset, set_ or [], split=split, language_tower=language_tower, image_tower=image_tower,

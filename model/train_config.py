@@ -6,13 +6,15 @@ from pathlib import Path
 from typing import Any
 
 from ..shards.checks import check_ranges
-from .errors import TowerError
+from .errors import TowerError, TrainError
 from .library import LITE0
 from .loss import LossConfig
 from .settings import check_kind, option_kinds, unknown_option
 from .towers import LANGUAGE_TOWERS, check_image_tower, language_options, stored_image_tower
 from .unibrivl import IN_BATCH_ONLY
 
+MIN_BATCH = 2
+"""Fewest clips of a process: one alone has no negatives and no batch norm."""
 BEST_BY = ("mrr", "r10")
 SCHEDULES = ("cosine", "constant")
 PRECISIONS = ("fp32", "bf16")
@@ -62,7 +64,7 @@ class TrainConfig:
     """Variants of each picture, in changed colours, that epochs take in turn; 0: the picture itself."""
     epochs: int = 20
     batch_size: int = 64
-    """Clips of a micro-batch in one process; every other clip of the micro-batches of all processes is a negative."""
+    """Clips of a micro-batch, all processes together; each of them is a negative of the others."""
     accumulate: int = 1
     """Micro-batches an optimiser step."""
     lr: float = 1e-3
@@ -100,7 +102,7 @@ class TrainConfig:
     def __post_init__(self) -> None:
         """Refuse values that cannot be meant."""
         check_ranges(
-            self, image_draws=(0, 1000), epochs=(1, 100_000), batch_size=(2, 1 << 20), accumulate=(1, 1 << 16),
+            self, image_draws=(0, 1000), epochs=(1, 100_000), batch_size=(MIN_BATCH, 1 << 20), accumulate=(1, 1 << 16),
             lr=(0, 10), warmup_steps=(0, 10**9), tower_lr=(0, 1), layer_decay=(0, 1), weight_decay=(0, 10),
             max_grad_norm=(1e-6, 1e9), val_share=(0, 0.9), val_clips=(1, 1 << 24), validate_every=(1, 100_000),
             checkpoint_every=(1, 10**9), seed=(0, 2**63 - 1), workers=(0, 1024),
@@ -118,6 +120,20 @@ class TrainConfig:
             )
         check_image_tower(self.image_tower)
         language_options(self.language_tower, self.tower_options)
+
+    def batch_of_each(self, num_processes: int) -> int:
+        """Return the clips of a micro-batch that one of several processes takes.
+
+        Raises:
+            TrainError: they cannot be shared out evenly.
+        """
+        share, rest = divmod(self.batch_size, num_processes)
+        if rest or share < MIN_BATCH:
+            raise TrainError(
+                f"batch_size is {self.batch_size}, want a multiple of the {num_processes} processes and {MIN_BATCH} "
+                "clips or more for each; start another number of them, or another run with another batch_size"
+            )
+        return share
 
     def stored(self) -> dict[str, Any]:
         """Return the part of the configuration that makes two runs the same."""

@@ -39,8 +39,9 @@ class TrainData:
         """Return the loader of training sounds; positions in its batches are places in `train`."""
         loaded = self.clips.take(self.train, fields=("audio",))
         return loaded.loader(
-            batch_size=config.batch_size, workers=config.workers, seed=config.seed, rank=rank, world_size=world_size
-        )
+            batch_size=config.batch_of_each(world_size), workers=config.workers, seed=config.seed, rank=rank,
+            world_size=world_size,
+        )  # fmt: skip
 
     def related(self, first_N: Tensor, second_M: Tensor) -> Tensor:
         """Return which pairs of clips, by position in the catalog, are related: boolean (N, M)."""
@@ -58,16 +59,11 @@ def prepare_data(
     """
     spans = Spans.of(clips.catalog.table.select(["group", "media_id", "start_ms", "end_ms"]).to_pylist()).numbered()
     train, val, validated_on = _split(config, clips)
-    step = config.batch_size * config.accumulate * accelerator.num_processes
+    step = config.batch_size * config.accumulate
     if len(train) < step:
         raise TrainError(
             f"{config.shards} has {len(train)} clips to train on, fewer than a batch of {step}; "
             "pass a smaller --batch-size"
-        )
-    if 0 < config.loss.queue_size < step:
-        raise TrainError(
-            f"loss.queue_size is {config.loss.queue_size}, smaller than the {step} clips that "
-            f"{accelerator.num_processes} processes make a step of; take a larger queue or smaller batches"
         )
     images = FrozenImages(clips, tower, seed=config.seed, num_draws=config.image_draws)
     done, total = 0, len(clips) * (1 + config.image_draws) // accelerator.num_processes

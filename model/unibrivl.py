@@ -125,7 +125,8 @@ class UniBriVL(nn.Module):
         """Enqueue the keys of the step's micro-batches and bound the temperatures; after the optimiser's step."""
         self.log_scale.clamp_(max=math.log(self.loss_config.max_scale))
         if self.queues is not None and self._keys:
-            self.queues.enqueue(*(torch.cat(parts) for parts in zip(*self._keys, strict=True)))
+            for keys in self._keys:  # one after another: the order in the queue is then that of one process
+                self.queues.enqueue(*keys)
         self._keys.clear()
 
     def _needs_keys(self) -> bool:

@@ -26,7 +26,7 @@ class Validator:
         self.accelerator = accelerator
         self._clips = data.clips.take(data.val, fields=("audio",))
         self._loader: ClipLoader = self._clips.loader(
-            batch_size=config.batch_size, shuffle="none", drop_last=False,
+            batch_size=config.batch_of_each(accelerator.num_processes), shuffle="none", drop_last=False,
             rank=accelerator.process_index, world_size=accelerator.num_processes,
         )  # fmt: skip
 

@@ -10,7 +10,7 @@ import pytest
 from unibrivl.model import towers
 from unibrivl.model import train as train_module
 from unibrivl.model.curves import PAGE_FILE
-from unibrivl.model.errors import TrainError
+from unibrivl.model.errors import LostProcessError, TrainError
 from unibrivl.model.grid import GRID_FILE, Point, read_grid, run_grid
 from unibrivl.model.journal import METRICS_FILE
 from unibrivl.model.train import train
@@ -120,6 +120,15 @@ def test_a_run_that_fails_does_not_stop_the_others(config: TrainConfig) -> None:
     found = run_grid(config, [{"batch_size": 64}, {"lr": 1e-3}], train)
     assert [point.state for point in found] == ["done", "failed"]
     assert "fewer than a batch of 64" in found[1].reason and found[1].validation is None
+
+
+def test_a_lost_process_ends_the_grid_and_no_point_has_failed(config: TrainConfig) -> None:
+    def lose(one: TrainConfig) -> None:
+        raise LostProcessError("gone")
+
+    with pytest.raises(LostProcessError):
+        run_grid(config, [{"lr": 1e-3}, {"lr": 1e-2}], lose)
+    assert [point["state"] for point in json.loads((config.out / GRID_FILE).read_text())["points"]] == ["to do"] * 2
 
 
 def test_a_setting_that_cannot_be_meant_stops_before_anything_is_trained(config: TrainConfig) -> None:

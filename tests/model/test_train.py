@@ -232,6 +232,21 @@ def test_other_shards_or_another_image_tower_into_the_same_folder_are_refused(
         train(tiny_config)
 
 
+def test_a_run_whose_batch_was_of_each_of_its_processes_is_refused(
+    tiny_config: TrainConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Checkpoints of earlier versions: what they call a batch is another thing."""
+    train(tiny_config)
+    state = read_state(tiny_config.out)
+    for processes in (1, 2):
+        old = dataclasses.replace(state, facts=state.facts | {"processes": processes})
+        monkeypatch.setattr(train_module, "read_state", lambda out, old=old: old)
+        if processes == 1:
+            train(tiny_config)
+    with pytest.raises(TrainError, match="begun by 2 processes of an earlier version, with a batch_size for each"):
+        train(tiny_config)
+
+
 def test_a_moved_shard_set_is_the_same(tiny_config: TrainConfig) -> None:
     with pytest.raises(StopError):
         train(tiny_config, stopper(3))

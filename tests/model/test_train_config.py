@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from unibrivl.model.errors import CheckpointError
+from unibrivl.model.errors import CheckpointError, TrainError
 from unibrivl.model.train_config import ELSEWHERE, PRESETS, TrainConfig, change_config, make_config, option_names
 
 SHARDS, OUT = Path("s"), Path("o")
@@ -103,3 +103,13 @@ def test_what_is_stored_says_which_runs_are_the_same() -> None:
     elsewhere = dataclasses.replace(config, out=Path("p"), shards=Path("q"), workers=3, tensorboard=True, device="cpu")
     assert elsewhere.stored() == config.stored()
     assert dataclasses.replace(config, accumulate=2).stored() != config.stored()
+
+
+def test_processes_share_the_batch_evenly_or_are_refused() -> None:
+    config = make(batch_size=12)
+    assert [config.batch_of_each(count) for count in (1, 2, 3, 4, 6)] == [12, 6, 4, 3, 2]
+    for count in (5, 12):
+        with pytest.raises(
+            TrainError, match=rf"batch_size is 12, want a multiple of the {count} processes and 2 clips"
+        ):
+            config.batch_of_each(count)
