@@ -139,14 +139,14 @@ def run_tables(
 
 
 def _jobs(config: AllTablesConfig, encoder: Embedder | MissingTower) -> list[Job]:
-    """Find the data set of each table; a folder is one data set only, though two tables of a bench may take it."""
+    """Find the data set of each table; a folder is one data set only, though tables of its parts share it."""
     jobs: list[Job] = []
     keys: dict[Path, str] = {}
     apart = {path.resolve() for path in (config.out, config.choices().cache) if path is not None}
     for entry in config.entries:
         finding, place = locate(config.data, entry.place)
         note, bench = finding.note.replace(f"{config.data}/", ""), entry.bench or entry.name
-        if place is not None and (bench, place) in {(job.bench, job.place) for job in jobs}:
+        if place is not None and (bench, entry.variant, place) in {(j.bench, j.entry.variant, j.place) for j in jobs}:
             place, note = None, "a folder of its own"
         if place is not None and place not in keys:
             keys[place] = data_key(place, apart)

@@ -61,7 +61,7 @@ class TableEntry:
     modalities: tuple[str, ...] = ("audio",)
     """What the protocol cannot do without."""
     variant: str = "bench all"
-    """What the protocol of a row without a figure begins with."""
+    """What the protocol of a row without a figure begins with: the part of the data set, where a bench has several."""
 
     @property
     def place(self) -> DataSet:

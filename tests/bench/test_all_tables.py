@@ -17,6 +17,7 @@ from unibrivl.bench.tables import read_row
 from unibrivl.shards.atomic import hold_directory
 
 from .conftest import Call
+from .desed_folder import write_desed
 from .esc_folder import write_set
 from .table_sets import write_urbansound8k, write_vggsound
 
@@ -182,6 +183,15 @@ def test_a_data_set_alone_is_one_data_set(tmp_path: Path) -> None:
     found = by_table(run_tables(config, KnownEncoder(name="oracle")).rows)
     assert found["esc50"]["status"] == "ok" and found["esc10"]["status"] == "needs-data"
     assert run_tables(config, KnownEncoder(name="oracle")).kept == ("esc50",)
+
+
+def test_parts_of_a_data_set_share_its_folder(tmp_path: Path) -> None:
+    write_desed(tmp_path / "DESED", media=False)
+    names = ("desed-synthetic", "desed-real", "desed-public")
+    config = AllTablesConfig(data=tmp_path, out=tmp_path / "out", table=ZERO_SHOT, only=names)
+    found = by_table(run_tables(config, KnownEncoder(name="oracle")).rows)
+    assert [found[name]["protocol"].partition(",")[0] for name in names] == ["synth21-val", "real-val", "public-eval"]
+    assert all(row["status"] == "partial" and row["metrics"]["macro_f1"] > 0.9 for row in found.values())
 
 
 def test_what_is_not_offered_is_a_mistake_of_usage(data: Path, tmp_path: Path, call: Call) -> None:
