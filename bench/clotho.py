@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from ..shards.checks import check_ranges
 from .caption_metrics import MEANS, CaptionScores, Round, check_programs, score
 from .captioner import PRESETS, Captioner, CaptionerConfig
 from .captioner_train import CaptionData, Place, train_captioner
@@ -57,6 +58,7 @@ class ClothoConfig:
             raise ValueError(f"preset is {self.preset!r}, want one of {', '.join(PRESETS)}")
         if self.limit is not None and self.limit < 2:
             raise ValueError(f"limit is {self.limit}, want at least 2")
+        check_ranges(self, seed=(0, 2**31 - 1))
         self.captioner()
 
     def captioner(self) -> CaptionerConfig:

@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from ..shards.checks import check_ranges
 from .class_metrics import random_order_ap
 from .desed import CLASSES, PARTS, SUBSETS, TRAIN, WEAK_TRAIN, Listing, read_part
 from .desed_windows import EventWindows, cut
@@ -67,6 +68,7 @@ class DesedConfig:
 
     def __post_init__(self) -> None:
         """Refuse what is not offered."""
+        check_ranges(self, seed=(0, 2**31 - 1))
         check_way(self.probe, self.template)
         if self.subset not in SUBSETS:
             raise ValueError(f"subset is {self.subset!r}, want one of {', '.join(SUBSETS)}")

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from ..shards.checks import check_ranges
 from .clotho import ClothoConfig, measure_clotho
 from .desed_detection import DesedConfig, measure_desed
 from .doctor import DATASETS, DataSet
@@ -36,6 +37,7 @@ class TableConfig:
 
     def __post_init__(self) -> None:
         """Refuse what is not offered."""
+        check_ranges(self, seed=(0, 2**31 - 1))
         check_way(self.probe, self.template)
 
     def stored(self) -> dict[str, Any]:

@@ -195,7 +195,7 @@ def test_parts_of_a_data_set_share_its_folder(tmp_path: Path) -> None:
 
 
 def test_what_is_not_offered_is_a_mistake_of_usage(data: Path, tmp_path: Path, call: Call) -> None:
-    for words in (["--only", "esc50,mnist"], ["--probe", "svm"]):
+    for words in (["--only", "esc50,mnist"], ["--only", ""], ["--probe", "svm"], ["--seed", "-1"]):
         code, _, err = call("all", "--data", data, "--tower", "random", "--out", tmp_path / "out", *words)
         assert code == 2, err
     code, _, err = call("all", "--data", tmp_path / "nothing", "--tower", "random", "--out", tmp_path / "out")

@@ -276,6 +276,7 @@ def test_lists_and_sounds_that_are_not_there_are_needed(tmp_path: Path) -> None:
         ({"preset": "best"}, "preset is 'best', want one of dcase2020, dcase2024"),
         ({"limit": 1}, "limit is 1"),
         ({"epochs": 0}, "epochs is 0"),
+        ({"seed": -1}, "seed is -1, want 0 to"),
     ],
 )
 def test_what_is_not_offered_is_refused(tmp_path: Path, options: dict[str, Any], message: str) -> None:

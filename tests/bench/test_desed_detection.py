@@ -206,6 +206,7 @@ def test_what_is_not_offered_is_refused(data: Path) -> None:
         ({"subset": "train"}, "subset is 'train', want one of synth21-val, real-val, public-eval"),
         ({"labels": "some"}, "labels is 'some', want one of strong, weak"),
         ({"probe": "svm"}, "probe is 'svm'"),
+        ({"seed": -1}, "seed is -1, want 0 to"),
     ):
         with pytest.raises(ValueError, match=message):
             DesedConfig(data=data, **change)
