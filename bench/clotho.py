@@ -171,7 +171,8 @@ def _result(
     found: CaptionScores = scores["written"]
     splits = (data.train, data.valid, data.test)
     is_whole = len(written) == EVALUATION_CLIPS and all(len(clips.names) == clips.listed for clips in splits)
-    interval: dict[str, Any] = {name: bootstrap(found.by_clip[name], config.seed, digits=6) for name in MEANS}
+    recordings = np.array(data.test.sounds)
+    interval: dict[str, Any] = {n: bootstrap(found.by_clip[n], config.seed, recordings, digits=6) for n in MEANS}
     return Result(
         bench="clotho", protocol=config.protocol(data.has_validation), tower=encoder.name,
         metrics=_rounded(found.figures) | {"clips": len(written)}, chance=_rounded(scores["chance"]),

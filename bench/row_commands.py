@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from .protocol import Result
 
 
-
 def writable(out: Path | None) -> Path | None:
     """Return `--out`, whose folder is there: hours of work must not end without it.
 
