@@ -174,6 +174,21 @@ def test_a_tower_is_asked_only_for_what_it_takes(data: Path, tmp_path: Path) -> 
     (row,) = found.rows
     assert (row["status"], row["reason"]) == ("not-applicable", "logmel embeds no image")
     assert not found.failures and found.measured == 0 and not (config.out / "vggsound-retrieval.json").exists()
+    words = AllTablesConfig(data=data, out=tmp_path / "words", table=ZERO_SHOT, only=("esc50", "desed-real", "clotho"))
+    rows = by_table(run_tables(words, LogMelEncoder()).rows)
+    assert (rows["esc50"]["status"], rows["esc50"]["reason"]) == ("not-applicable", "logmel embeds no text")
+    assert rows["desed-real"]["status"] == "not-applicable"
+    assert rows["clotho"]["status"] == "needs-data"  # it asks for no words
+
+
+def test_a_failure_takes_the_place_of_what_was_missing(data: Path, tmp_path: Path) -> None:
+    config = AllTablesConfig(data=data, out=tmp_path / "out", table=ZERO_SHOT, only=("esc50",))
+    (data / "ESC-50").rename(data / "away")
+    run_tables(config, Counted())
+    assert read_row(config.out / "esc50.json")["status"] == "needs-data"
+    (data / "away").rename(data / "ESC-50")
+    (data / "ESC-50" / "audio" / "1-0-A-0.wav").write_bytes(b"no sound")
+    assert run_tables(config, Counted()).failures and not (config.out / "esc50.json").exists()
 
 
 def test_a_data_set_alone_is_one_data_set(tmp_path: Path) -> None:
