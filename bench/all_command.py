@@ -37,7 +37,7 @@ def bench_all(
     from .registry import TableConfig
 
     with usage():
-        names = tuple(name.strip() for name in (only or "").split(",") if name.strip())
+        names = () if only is None else tuple(name.strip() for name in only.split(","))
         table = TableConfig(probe=probe, template=template, seed=seed, cache=cache)
         config = AllTablesConfig(data=data, out=out, only=names, table=table)
     with bar("tables") as step:

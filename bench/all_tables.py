@@ -139,14 +139,14 @@ def run_tables(
 
 
 def _jobs(config: AllTablesConfig, encoder: Embedder | MissingTower) -> list[Job]:
-    """Find the data set of each table; a folder is one data set only, though two tables of a bench may take it."""
+    """Find the data set of each table; a folder is one data set only, though tables of its parts share it."""
     jobs: list[Job] = []
     keys: dict[Path, str] = {}
     apart = {path.resolve() for path in (config.out, config.choices().cache) if path is not None}
     for entry in config.entries:
         finding, place = locate(config.data, entry.place)
         note, bench = finding.note.replace(f"{config.data}/", ""), entry.bench or entry.name
-        if place is not None and (bench, place) in {(job.bench, job.place) for job in jobs}:
+        if place is not None and (bench, entry.variant, place) in {(j.bench, j.entry.variant, j.place) for j in jobs}:
             place, note = None, "a folder of its own"
         if place is not None and place not in keys:
             keys[place] = data_key(place, apart)
@@ -212,7 +212,7 @@ def _kept(job: Job) -> dict[str, Any] | None:
 
 def _row(job: Job, config: TableConfig, encoder: Embedder | MissingTower, progress: Progress) -> dict[str, Any]:
     """Measure a table and write its file; whatever goes wrong within is told in its row."""
-    lacks = None if isinstance(encoder, MissingTower) else job.entry.lacks(encoder)
+    lacks = None if isinstance(encoder, MissingTower) else job.entry.lacks(encoder, config.probe)
     if lacks is not None:
         return _untold(job, config, encoder.name, UNSUITED, f"{encoder.name} embeds no {lacks}")
     try:
@@ -244,7 +244,8 @@ def _measured(job: Job, config: TableConfig, encoder: Embedder | MissingTower, p
 
 
 def _untold(job: Job, config: TableConfig, tower: str, status: str, reason: str) -> dict[str, Any]:
-    """Return a row that no file holds."""
+    """Return a row that no file holds; one that an earlier run left had no number, and another reason."""
+    job.path.unlink(missing_ok=True)
     empty: dict[str, Any] = {name: {} for name in ("metrics", "chance", "coverage", "interval")}
     return empty | {
         "bench": job.bench, "protocol": f"{job.entry.variant}, {config.probe}", "tower": tower, "seed": config.seed,

@@ -244,7 +244,7 @@ def _check_same(path: Path, found: dict[str, Any], about: dict[str, Any]) -> Non
         if found.get(name) != wanted[name]:
             own = [f for f in wanted["config"] if found["config"].get(f) != wanted["config"][f]] or [name]
             what = {"train": "features or captions", "valid": "features or captions"}.get(own[0], own[0])
-            raise BenchError(f"{path}: of a run with other {what}; give the same options and data, or another --work")
+            raise BenchError(f"{path}: of a run with other {what}; give the same options and data, or delete it")
 
 
 def _load(tensors: dict[str, Tensor], place: Place, training: _Training) -> None:

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from ..shards.checks import check_ranges
 from .caption_metrics import MEANS, CaptionScores, Round, check_programs, score
 from .captioner import PRESETS, Captioner, CaptionerConfig
 from .captioner_train import CaptionData, Place, train_captioner
@@ -57,6 +58,7 @@ class ClothoConfig:
             raise ValueError(f"preset is {self.preset!r}, want one of {', '.join(PRESETS)}")
         if self.limit is not None and self.limit < 2:
             raise ValueError(f"limit is {self.limit}, want at least 2")
+        check_ranges(self, seed=(0, 2**31 - 1))
         self.captioner()
 
     def captioner(self) -> CaptionerConfig:
@@ -169,7 +171,8 @@ def _result(
     found: CaptionScores = scores["written"]
     splits = (data.train, data.valid, data.test)
     is_whole = len(written) == EVALUATION_CLIPS and all(len(clips.names) == clips.listed for clips in splits)
-    interval: dict[str, Any] = {name: bootstrap(found.by_clip[name], config.seed, digits=6) for name in MEANS}
+    recordings = np.array(data.test.sounds)
+    interval: dict[str, Any] = {n: bootstrap(found.by_clip[n], config.seed, recordings, digits=6) for n in MEANS}
     return Result(
         bench="clotho", protocol=config.protocol(data.has_validation), tower=encoder.name,
         metrics=_rounded(found.figures) | {"clips": len(written)}, chance=_rounded(scores["chance"]),

@@ -153,6 +153,10 @@ def _rows(path: Path, columns: tuple[str, ...], encoding: str) -> Iterator[tuple
             if missing := [name for name in columns if name not in (rows.fieldnames or ())]:
                 raise BenchError(f"{path}: has no column {missing[0]}; want {', '.join(columns)}")
             for row in rows:
+                if (
+                    None in row and columns[1:] == CAPTIONS
+                ):  # moved on by a comma; metadata have fields that nobody asks
+                    raise BenchError(f"{path}:{rows.line_num}: has more fields than columns; want commas in quotes")
                 yield rows.line_num, {name: row[name] or "" for name in columns}
     except UnicodeDecodeError as e:
         raise BenchError(

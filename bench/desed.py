@@ -88,6 +88,11 @@ class Listing:
         return PARTS[self.part].columns == WEAK
 
     @property
+    def is_whole(self) -> bool:
+        """Tell whether this is every file of the published part."""
+        return len(self.names) == self.listed == PARTS[self.part].official
+
+    @property
     def paths(self) -> tuple[Path, ...]:
         """Return where each file lies or would lie."""
         return tuple(self.folder / name for name in self.names)

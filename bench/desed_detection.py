@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from ..shards.checks import check_ranges
 from .class_metrics import random_order_ap
 from .desed import CLASSES, PARTS, SUBSETS, TRAIN, WEAK_TRAIN, Listing, read_part
 from .desed_windows import EventWindows, cut
@@ -67,6 +68,7 @@ class DesedConfig:
 
     def __post_init__(self) -> None:
         """Refuse what is not offered."""
+        check_ranges(self, seed=(0, 2**31 - 1))
         check_way(self.probe, self.template)
         if self.subset not in SUBSETS:
             raise ValueError(f"subset is {self.subset!r}, want one of {', '.join(SUBSETS)}")
@@ -112,16 +114,18 @@ def measure_desed(
     """
     libraries()  # says that one is missing before an hour of embedding
     _check_modalities(config, encoder)
-    whole = read_part(config.data, config.subset)
-    windows = cut(_present(encoder, whole))
+    windows = cut(_present(encoder, read_part(config.data, config.subset)))
     if not windows.truth.any():
-        raise BenchError(f"{whole.folder}: not one event is in the files of {whole.part} that are there")
-    train, valid = drawn_tenth(_present(encoder, read_part(config.data, TRAIN)), config.seed)
+        own = windows.listing
+        raise BenchError(f"{own.folder}: not one event is in the files of {own.part} that are there")
+    used = [_present(encoder, read_part(config.data, TRAIN))]
+    train, valid = drawn_tenth(used[0], config.seed)
     if config.labels == "weak" and not config.is_zero_shot:
         train = _present(encoder, read_part(config.data, WEAK_TRAIN))
+        used.append(train)
     scored = _scores(config, encoder, windows, cut(valid), train, progress)
     thresholds_C = best_thresholds(scored.valid_scores_VC, scored.valid.truth)
-    return _result(config, encoder, whole, scored, thresholds_C)
+    return _result(config, encoder, scored, thresholds_C, used)
 
 
 def _check_modalities(config: DesedConfig, encoder: Embedder) -> None:
@@ -215,20 +219,22 @@ def _keep_apart(encoder: Embedder, windows: EventWindows, *others: EventWindows)
                 raise BenchError(f"{path}: the same sound as {measured[content]}, which is measured; take it out")
 
 
-def _result(config: DesedConfig, encoder: Embedder, whole: Listing, scored: Scored, thresholds_C: np.ndarray) -> Result:
+def _result(
+    config: DesedConfig, encoder: Embedder, scored: Scored, thresholds_C: np.ndarray, used: list[Listing]
+) -> Result:
     windows = scored.windows
     found_WC = scored.scores_WC > thresholds_C
     truth_WC, events, own = windows.truth, found_events(windows, found_WC), counts(windows, found_WC)
     metrics = library_figures(windows, events) | threshold_free(windows, scored.scores_WC)
     ceiling = library_figures(windows, found_events(windows, truth_WC))
     ceiling |= threshold_free(windows, truth_WC.astype(np.float64))
-    is_whole = len(windows.listing.names) == whole.listed == PARTS[config.subset].official
+    is_whole = all(part.is_whole for part in (windows.listing, *used)) and not windows.beyond
     stored = {"subset": config.subset, "probe": config.probe, "template": config.template, "labels": config.labels}
     stored |= {"collar_s": COLLAR_S, "share_of_length": SHARE, "fingerprint": encoder.fingerprint}
     thresholds = {name: _finite(value) for name, value in zip(CLASSES, thresholds_C, strict=True)}
     return Result(
         bench="desed", protocol=config.protocol(), tower=encoder.name, metrics=metrics,
-        chance=_chance(scored, config.seed), oracle=ceiling, coverage=_coverage(whole, windows),
+        chance=_chance(scored, config.seed), oracle=ceiling, coverage=_coverage(windows, used),
         interval={"macro_f1": file_interval(own, config.seed), "level": LEVEL}, seed=config.seed,
         status="ok" if is_whole else "partial",
         config=stored | {"recipe": _recipe(config), "chosen": scored.chosen | {"thresholds": thresholds}},
@@ -273,14 +279,17 @@ def _micro(windows: EventWindows, found_WC: np.ndarray) -> float:
     return float(macro_f1(counts(windows, found_WC).sum(axis=(0, 1))[None]))
 
 
-def _coverage(whole: Listing, windows: EventWindows) -> dict[str, Any]:
-    have = windows.truth.any(axis=0)
-    return {
-        "clips": len(windows.listing.names), "listed": whole.listed, "classes": int(have.sum()),
+def _coverage(windows: EventWindows, used: list[Listing]) -> dict[str, Any]:
+    have, own = windows.truth.any(axis=0), windows.listing
+    told = {
+        "clips": len(own.names), "listed": own.listed, "classes": int(have.sum()),
         "classes_listed": len(CLASSES), "missing_classes": [CLASSES[c] for c in np.flatnonzero(~have)],
         "without_events": sum(not events for events in windows.events), "windows": len(windows.truth),
         "events_beyond_end": windows.beyond,
     }  # fmt: skip
+    for part in used:
+        told |= {part.part: len(part.names), f"{part.part}_listed": part.listed}
+    return told
 
 
 def _by_class(counts_FC3: np.ndarray) -> dict[str, Any]:

@@ -153,6 +153,8 @@ def _sound(item: Any, sample_rate: int, task: str) -> np.ndarray:
             samples, rate = soundfile.read(io.BytesIO(data) if data else str(path), dtype="float32", always_2d=True)
         except soundfile.SoundFileError as e:
             raise BenchError(f"{task}: {path or 'a sound'}: not readable as sound ({e})") from e
+        if not len(samples):
+            raise BenchError(f"{task}: {path or 'a sound'}: holds no sound")
         return read_sound(samples, rate, sample_rate)
     samples, rate = np.asarray(item["array"], dtype=np.float32), int(item["sampling_rate"])
     if samples.ndim != 1 or not len(samples):

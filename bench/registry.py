@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from ..shards.checks import check_ranges
 from .clotho import ClothoConfig, measure_clotho
 from .desed_detection import DesedConfig, measure_desed
 from .doctor import DATASETS, DataSet
@@ -36,6 +37,7 @@ class TableConfig:
 
     def __post_init__(self) -> None:
         """Refuse what is not offered."""
+        check_ranges(self, seed=(0, 2**31 - 1))
         check_way(self.probe, self.template)
 
     def stored(self) -> dict[str, Any]:
@@ -60,17 +62,20 @@ class TableEntry:
     """Of the result, where it is not the name."""
     modalities: tuple[str, ...] = ("audio",)
     """What the protocol cannot do without."""
+    tells_classes: bool = True
+    """Whether `probe` is asked for, of which `zero-shot` needs words."""
     variant: str = "bench all"
-    """What the protocol of a row without a figure begins with."""
+    """What the protocol of a row without a figure begins with: the part of the data set, where a bench has several."""
 
     @property
     def place(self) -> DataSet:
         """Return the data set as the doctor looks for it."""
         return next(dataset for dataset in DATASETS if dataset.name == self.dataset)
 
-    def lacks(self, encoder: Embedder) -> str | None:
+    def lacks(self, encoder: Embedder, probe: str) -> str | None:
         """Return a modality of the protocol that an encoder does not take."""
-        return next((modality for modality in self.modalities if not embeds(encoder, modality)), None)
+        asked = (*self.modalities, *(["text"] if self.tells_classes and probe == "zero-shot" else []))
+        return next((modality for modality in asked if not embeds(encoder, modality)), None)
 
 
 def measure_table(
@@ -143,7 +148,8 @@ REGISTRY = (
     TableEntry(name="urbansound8k", dataset="UrbanSound8K", measure=_folded("urbansound8k", list_urbansound8k)),
     TableEntry(name="vggsound", dataset="VGGSound, test", measure=_vggsound),
     TableEntry(
-        name="vggsound-retrieval", dataset="VGGSound, test", measure=_vggsound_retrieval, modalities=BOTH
+        name="vggsound-retrieval", dataset="VGGSound, test", measure=_vggsound_retrieval, modalities=BOTH,
+        tells_classes=False,
     ),
     *(
         TableEntry(
@@ -154,6 +160,6 @@ REGISTRY = (
             ("public", "public evaluation", "public-eval"),
         )
     ),
-    TableEntry(name="clotho", dataset="Clotho, evaluation", measure=_clotho),
+    TableEntry(name="clotho", dataset="Clotho, evaluation", measure=_clotho, tells_classes=False),
 )  # fmt: skip
 """In the order in which they are measured and shown."""

@@ -9,17 +9,36 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ..shards.checks import check_file
 from ..shards.console import print_json, print_table
+from .errors import BenchError
 from .figures import flat
 
 if TYPE_CHECKING:
     from .encoders import Embedder
     from .protocol import Result
 
+
+def writable(out: Path | None) -> Path | None:
+    """Return `--out`, whose folder is there: hours of work must not end without it.
+
+    Raises:
+        BenchError: there is no such folder, or something other than a file bears the name.
+    """
+    if out is not None:
+        check_file(out, BenchError)
+        if not out.parent.is_dir():
+            raise BenchError(f"{out}: the folder {out.parent} does not exist; make it first")
+    return out
+
+
 Out = Annotated[
-    Path | None, typer.Option(help="Write the result as JSON to this file; what samples came to as Parquet beside it.")
+    Path | None,
+    typer.Option(
+        help="Write the result as JSON to this file; what samples came to as Parquet beside it.", callback=writable
+    ),
 ]
-Seed = Annotated[int, typer.Option(help="Of all that is drawn.")]
+Seed = Annotated[int, typer.Option(help="Of all that is drawn.", min=0, max=2**31 - 1)]
 Cache = Annotated[Path | None, typer.Option(help="Folder that keeps embeddings, for this table and others.")]
 Tower = Annotated[
     str,

@@ -165,15 +165,18 @@ def _f_measure(results: Any) -> float | None:
     return None if math.isnan(value) else round(value, 6)
 
 
-def threshold_free(windows: EventWindows, scores_WC: np.ndarray) -> dict[str, float]:
-    """Return PSDS of both scenarios, and the means over classes of average precision and AUC of windows."""
+def threshold_free(windows: EventWindows, scores_WC: np.ndarray) -> dict[str, float | None]:
+    """Return PSDS of both scenarios, and the means over classes of average precision and AUC of windows.
+
+    None: AUC where no class is both in and out of windows, and PSDS of one class, which sed_scores_eval does not know.
+    """
     truth_WC = windows.truth
     have = [c for c in range(truth_WC.shape[1]) if truth_WC[:, c].any()]
     both = [c for c in have if not truth_WC[:, c].all()]
-    told = {name: _psds(windows, scores_WC, have, name) for name in PSDS}
+    told = {name: _psds(windows, scores_WC, have, name) if len(have) > 1 else None for name in PSDS}
     told["map"] = float(np.mean([average_precision(scores_WC[:, c], truth_WC[:, c]) for c in have]))
-    told["auc"] = float(np.mean([auc(scores_WC[:, c], truth_WC[:, c]) for c in both])) if both else 1.0
-    return {name: round(value, 6) for name, value in told.items()}
+    told["auc"] = float(np.mean([auc(scores_WC[:, c], truth_WC[:, c]) for c in both])) if both else None
+    return {name: None if value is None else round(value, 6) for name, value in told.items()}
 
 
 def _psds(windows: EventWindows, scores_WC: np.ndarray, have: list[int], scenario: str) -> float:

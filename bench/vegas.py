@@ -91,7 +91,7 @@ def measure_vegas(config: VegasConfig, models: Models, progress: Progress = lamb
 def _circular(config: VegasConfig, models: Models, kept: list[Generated]) -> list[str]:
     """Return which models judge themselves, refused unless they may."""
     choosers = frozenset().union(*(one.choosers for one in kept))
-    roles = {"judge": models.judge, "scorer": models.scorer}
+    roles = {"judge": models.judge, "extractor": models.extractor, "scorer": models.scorer}
     told = [
         f"the {role} chose the pictures" for role, model in roles.items() if model and model.fingerprint in choosers
     ]

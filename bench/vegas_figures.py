@@ -161,7 +161,8 @@ class Figures:
         size = min(KID_SUBSET, *counts)
         self.metrics["kid"], deviation = kernel_distance(pictures_ND, frames_KD, size=size, seed=self.seed)
         self.real["kid"] = 0.0
-        self.more |= {"kid_sd": round(deviation, DIGITS), "kid_subset": size, "kid_subsets": KID_SUBSETS}
+        self.more |= {"kid_sd": round(deviation, DIGITS), "kid_subset": size}
+        self.more["kid_subsets"] = 1 if size == counts[0] == counts[1] else KID_SUBSETS
         if min(counts) < FID_PICTURES:
             self.more["fid_flag"] = (
                 f"not told: {counts[0]:,} pictures and {counts[1]:,} frames, want {FID_PICTURES:,} of each; see KID"

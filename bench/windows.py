@@ -73,6 +73,9 @@ class Windows:
         @lru_cache(maxsize=2)
         def whole(file: int) -> np.ndarray:
             sound = load_sound(self.paths[file], sample_rate)
+            if len(sound) < (self.lengths[file] - SHORTEST_S) * sample_rate:
+                told = f"{len(sound) / sample_rate:.1f} s of sound, of {self.lengths[file]:.1f} s in its header"
+                raise BenchError(f"{self.paths[file]}: holds {told}; fetch it again")
             return np.pad(sound, (0, max(0, int(self.counts[file]) * size - len(sound))))
 
         def load(number: int) -> np.ndarray:

@@ -17,6 +17,7 @@ from unibrivl.bench.tables import read_row
 from unibrivl.shards.atomic import hold_directory
 
 from .conftest import Call
+from .desed_folder import write_desed
 from .esc_folder import write_set
 from .table_sets import write_urbansound8k, write_vggsound
 
@@ -173,6 +174,21 @@ def test_a_tower_is_asked_only_for_what_it_takes(data: Path, tmp_path: Path) -> 
     (row,) = found.rows
     assert (row["status"], row["reason"]) == ("not-applicable", "logmel embeds no image")
     assert not found.failures and found.measured == 0 and not (config.out / "vggsound-retrieval.json").exists()
+    words = AllTablesConfig(data=data, out=tmp_path / "words", table=ZERO_SHOT, only=("esc50", "desed-real", "clotho"))
+    rows = by_table(run_tables(words, LogMelEncoder()).rows)
+    assert (rows["esc50"]["status"], rows["esc50"]["reason"]) == ("not-applicable", "logmel embeds no text")
+    assert rows["desed-real"]["status"] == "not-applicable"
+    assert rows["clotho"]["status"] == "needs-data"  # it asks for no words
+
+
+def test_a_failure_takes_the_place_of_what_was_missing(data: Path, tmp_path: Path) -> None:
+    config = AllTablesConfig(data=data, out=tmp_path / "out", table=ZERO_SHOT, only=("esc50",))
+    (data / "ESC-50").rename(data / "away")
+    run_tables(config, Counted())
+    assert read_row(config.out / "esc50.json")["status"] == "needs-data"
+    (data / "away").rename(data / "ESC-50")
+    (data / "ESC-50" / "audio" / "1-0-A-0.wav").write_bytes(b"no sound")
+    assert run_tables(config, Counted()).failures and not (config.out / "esc50.json").exists()
 
 
 def test_a_data_set_alone_is_one_data_set(tmp_path: Path) -> None:
@@ -184,8 +200,17 @@ def test_a_data_set_alone_is_one_data_set(tmp_path: Path) -> None:
     assert run_tables(config, KnownEncoder(name="oracle")).kept == ("esc50",)
 
 
+def test_parts_of_a_data_set_share_its_folder(tmp_path: Path) -> None:
+    write_desed(tmp_path / "DESED", media=False)
+    names = ("desed-synthetic", "desed-real", "desed-public")
+    config = AllTablesConfig(data=tmp_path, out=tmp_path / "out", table=ZERO_SHOT, only=names)
+    found = by_table(run_tables(config, KnownEncoder(name="oracle")).rows)
+    assert [found[name]["protocol"].partition(",")[0] for name in names] == ["synth21-val", "real-val", "public-eval"]
+    assert all(row["status"] == "partial" and row["metrics"]["macro_f1"] > 0.9 for row in found.values())
+
+
 def test_what_is_not_offered_is_a_mistake_of_usage(data: Path, tmp_path: Path, call: Call) -> None:
-    for words in (["--only", "esc50,mnist"], ["--probe", "svm"]):
+    for words in (["--only", "esc50,mnist"], ["--only", ""], ["--probe", "svm"], ["--seed", "-1"]):
         code, _, err = call("all", "--data", data, "--tower", "random", "--out", tmp_path / "out", *words)
         assert code == 2, err
     code, _, err = call("all", "--data", tmp_path / "nothing", "--tower", "random", "--out", tmp_path / "out")

@@ -208,7 +208,7 @@ def test_a_folder_of_another_run_is_refused(tmp_path: Path) -> None:
         (lambda: train(tmp_path / "work", train_seed=7), "with other features or captions"),
     ]
     for change, message in changes:
-        with pytest.raises(BenchError, match=f"{message}; give the same options and data, or another --work"):
+        with pytest.raises(BenchError, match=f"{message}; give the same options and data, or delete it"):
             change()
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").touch()

@@ -156,6 +156,18 @@ def test_recordings_in_both_splits_are_counted(tmp_path: Path) -> None:
     assert measure(data, "oracle", epochs=1).more["shared_recordings"] == 0
 
 
+def test_intervals_draw_recordings(tmp_path: Path) -> None:
+    data = write_clotho(tmp_path / "clotho", media=False)
+    apart = measure(data, "random", epochs=1)
+    names = read_clotho(data, seed=0, needs_sounds=False).test.names
+    rows = [["file_name", "sound_id"], *([name, "7"] for name in names)]
+    write_rows(data / "clotho_metadata_evaluation.csv", rows, encoding="iso-8859-1")
+    one = measure(data, "random", epochs=1)
+    low, high = apart.interval["cider"]
+    assert low < one.metrics["cider"] == apart.metrics["cider"] < high
+    assert one.interval["cider"] == [one.metrics["cider"]] * 2  # all clips are of one recording, which is all there is
+
+
 def test_chance_is_a_caption_of_another_clip() -> None:
     captions = tuple(tuple(f"{clip} {n}" for n in range(5)) for clip in range(50))
     drawn = others_captions(captions, 0)
@@ -198,6 +210,10 @@ HOSTILE: dict[str, tuple[Callable[[Path], object], str]] = {
             d / "clotho_captions_evaluation.csv", [list(CAPTION_COLUMNS), ["a.wav", "b", "c", "d", "e"]]
         ),
         "clotho_captions_evaluation.csv:2: caption_5 is '', want a caption; every clip has five",
+    ),
+    "a comma without quotes": (
+        lambda d: (d / "clotho_captions_evaluation.csv").write_text(f"{','.join(CAPTION_COLUMNS)}\na,b,c,d,e,f,g\n"),
+        "clotho_captions_evaluation.csv:2: has more fields than columns; want commas in quotes",
     ),
     "no clip": (
         lambda d: write_rows(d / "clotho_captions_development.csv", [list(CAPTION_COLUMNS)]),
@@ -276,6 +292,7 @@ def test_lists_and_sounds_that_are_not_there_are_needed(tmp_path: Path) -> None:
         ({"preset": "best"}, "preset is 'best', want one of dcase2020, dcase2024"),
         ({"limit": 1}, "limit is 1"),
         ({"epochs": 0}, "epochs is 0"),
+        ({"seed": -1}, "seed is -1, want 0 to"),
     ],
 )
 def test_what_is_not_offered_is_refused(tmp_path: Path, options: dict[str, Any], message: str) -> None:

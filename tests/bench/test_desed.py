@@ -9,7 +9,7 @@ import soundfile
 from unibrivl.bench.desed import CLASSES, PARTS, SUBSETS, Event, Listing, read_part
 from unibrivl.bench.desed_windows import EventWindows, cut
 from unibrivl.bench.errors import BenchError, NeedsError
-from unibrivl.bench.windows import LONGEST_S
+from unibrivl.bench.windows import LONGEST_S, Windows, length_of
 
 from .desed_folder import CLIP_S, FILES, SAMPLE_RATE, events_of, write_part
 
@@ -144,6 +144,22 @@ def test_a_file_that_is_no_sound_is_named(tmp_path: Path) -> None:
         soundfile.write(path, np.zeros(round(seconds * 1000)), 1000)
         with pytest.raises(BenchError, match=f"holds {seconds:g} s of sound, want some, up to 60 s"):
             cut(read_part(tmp_path, "real-val"))
+
+
+def test_a_sound_that_ends_before_its_header_says_is_named(tmp_path: Path) -> None:
+    """An mp3 that was cut off reads without an error, and would be silence."""
+    path = tmp_path / "a.mp3"
+    soundfile.write(path, 0.1 * np.random.default_rng(0).standard_normal(5 * SAMPLE_RATE), SAMPLE_RATE)
+    windows = Windows((path,), np.array([length_of(path)]))
+    for cut_off in (False, True):
+        if cut_off:
+            path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+        load = windows.items(SAMPLE_RATE, np.zeros(5), ["a"]).load
+        assert load is not None
+        if not cut_off:
+            assert len(load(4)) == SAMPLE_RATE
+    with pytest.raises(BenchError, match=r"a\.mp3: holds 2\.\d s of sound, of 5\.0 s in its header; fetch it again"):
+        load(0)
 
 
 def test_a_file_that_is_not_there_is_as_long_as_published() -> None:

@@ -171,6 +171,28 @@ def test_files_that_are_missing_are_counted_and_none_is_a_row_without_a_number(d
         measure(tmp_path / "copy", "logmel", subset="real-val")
 
 
+def test_a_row_is_whole_only_with_all_that_trains_and_chooses(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Were the sets published as small as ours; a file cut off before its last event counts as missing, too."""
+    for part, files in FILES.items():
+        monkeypatch.setitem(PARTS, part, replace(PARTS[part], official=files))
+    assert measure(data).status == measure(data, labels="weak").status == "ok"
+    shutil.copytree(data, tmp_path / "copy")
+    listings = {part: read_part(tmp_path / "copy", part) for part in ("weak", "synth21-train", "synth21-val")}
+    listings["weak"].paths[0].unlink()
+    row = measure(tmp_path / "copy", "logmel", labels="weak")
+    assert row.status == "partial" and (row.coverage["weak"], row.coverage["weak_listed"]) == (19, 20)
+    assert measure(tmp_path / "copy", "logmel").status == "ok"  # weak labels are not asked for
+    path = listings["synth21-val"].paths[0]
+    soundfile.write(path, soundfile.read(path)[0][: SAMPLE_RATE // 2], SAMPLE_RATE)
+    row = measure(tmp_path / "copy", "logmel")
+    assert row.status == "partial" and row.coverage["events_beyond_end"] > 0
+    shutil.copy(data / path.relative_to(tmp_path / "copy"), path)
+    listings["synth21-train"].paths[0].unlink()
+    assert measure(tmp_path / "copy", "logmel").status == "partial"
+
+
 class Words:
     """Hears how loud a window is, and knows what it was asked."""
 
@@ -206,6 +228,7 @@ def test_what_is_not_offered_is_refused(data: Path) -> None:
         ({"subset": "train"}, "subset is 'train', want one of synth21-val, real-val, public-eval"),
         ({"labels": "some"}, "labels is 'some', want one of strong, weak"),
         ({"probe": "svm"}, "probe is 'svm'"),
+        ({"seed": -1}, "seed is -1, want 0 to"),
     ):
         with pytest.raises(ValueError, match=message):
             DesedConfig(data=data, **change)

@@ -194,6 +194,7 @@ def test_an_item_of_two_media_is_the_sum_of_both() -> None:
         ({"video": [0]}, "a task: its items are video; an ear: mine embeds audio and text"),
         ({"id": ["a"]}, "a task: its items are id; an ear"),
         ({"audio": [{"bytes": b"no sound", "path": "a.wav"}]}, "a task: a.wav: not readable as sound"),
+        ({"audio": [wav(300, 1, 1) | {"path": "a.wav"}]}, "a task: a.wav: holds no sound"),
         ({"audio": [{"array": np.zeros((2, 9)), "sampling_rate": 9}]}, r"shape \(2, 9\), want \(samples,\)"),
     ],
 )

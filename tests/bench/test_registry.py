@@ -74,6 +74,8 @@ def test_what_is_not_there_is_said(tmp_path: Path) -> None:
         measure_table("esc50", tmp_path, Crossings())
     with pytest.raises(ValueError, match="probe is 'svm'"):
         TableConfig(probe="svm")
+    with pytest.raises(ValueError, match="seed is -1, want 0 to"):
+        TableConfig(seed=-1)
 
 
 def test_every_table_has_a_data_set_that_the_doctor_knows() -> None:

@@ -162,3 +162,11 @@ def test_a_missing_library_is_named_with_its_extra(monkeypatch: pytest.MonkeyPat
         libraries()
     monkeypatch.undo()
     assert libraries()[0] is sys.modules["sed_eval"]
+
+
+def test_what_has_no_figure_has_none() -> None:
+    """Two classes in every window are never out of one; one class alone is none that sed_scores_eval measures."""
+    for events in ([Event(0.0, 10.0, DOG), Event(0.0, 10.0, CAT)], [Event(0.0, 5.0, DOG)]):
+        windows = windows_of(events)
+        told = threshold_free(windows, windows.truth.astype(np.float64))
+        assert told["map"] == 1 and (told["auc"], told["psds1"]) == ((None, 1) if len(events) > 1 else (1, None))

@@ -77,3 +77,15 @@ def test_without_a_tower_one_is_trained_from_nothing(tmp_path: Path, call: Call)
     row = json.loads(out.read_text(encoding="utf-8"))
     assert code == 0 and "status: partial" in told
     assert row["tower"] == "wav2clip" and "supervised from random weights" in row["protocol"]
+
+
+def test_where_a_row_goes_and_a_seed_are_looked_at_before_the_work(tmp_path: Path, call: Call) -> None:
+    """Of every command: the data set is not there, which none of these gets to say."""
+    judged = ("vegas", "--images", tmp_path, "--judge", "oracle")
+    frozen = (("esc50", "--tower", "oracle"), ("desed", "--tower", "oracle"), ("clotho", "--tower", "oracle"))
+    for words in (*frozen, judged):
+        asked = (*words, "--data", tmp_path / "nothing")
+        for out, message in ((tmp_path / "no" / "row.json", "does not exist; make it first"), (tmp_path, "a folder")):
+            code, told, err = call(*asked, "--out", out)
+            assert code == 1 and not told and message in err and err.count("\n") == 1, words
+        assert call(*asked, "--seed", "-1")[0] == 2, words

@@ -88,9 +88,11 @@ def test_fid_is_told_of_enough_pictures() -> None:
     features = np.random.default_rng(0).standard_normal((2048, 4))
     found.add_distances(features, features + np.array([3, 0, 0, 0]))
     assert found.metrics["fid"] == pytest.approx(9, abs=1e-6) and found.more["fid_flag"] is None
-    assert found.more["kid_subset"] == 1000
+    assert (found.more["kid_subset"], found.more["kid_subsets"]) == (1000, 100)
     found.add_distances(features, features[:50])
-    assert "2,048 pictures and 50 frames" in found.more["fid_flag"]
+    assert "2,048 pictures and 50 frames" in found.more["fid_flag"] and found.more["kid_subsets"] == 100
+    found.add_distances(features[:50], features[50:100])
+    assert (found.more["kid_subset"], found.more["kid_subsets"]) == (50, 1)  # all there is, drawn once
 
 
 def test_other_clips_are_others() -> None:
@@ -114,6 +116,8 @@ def test_a_model_may_judge_itself_only_by_name(config: VegasConfig) -> None:
 
     with pytest.raises(BenchError, match="the judge chose the pictures"):
         measure_vegas(config, Models(judge=Chooser()))
+    with pytest.raises(BenchError, match="the extractor chose the pictures"):  # AIC and KID are its
+        measure_vegas(config, Models(judge=Colours(), extractor=Chooser()))
     assert measure_vegas(config, Models(judge=Colours())).coverage["short_clips"] == 1  # of `kept` only
 
 
