@@ -77,7 +77,7 @@ def examine(data: Path) -> list[Finding]:
 
 
 def locate(data: Path, dataset: DataSet) -> tuple[Finding, Path | None]:
-    """Return what is there of a data set, and its folder, if that holds a list that can be read.
+    """Return what is there of a data set, and its folder, if that holds a list, be it a damaged one.
 
     Raises:
         BenchError: `data` is no folder.
@@ -94,7 +94,7 @@ def locate(data: Path, dataset: DataSet) -> tuple[Finding, Path | None]:
             needs = e if place != data or not places else needs
             continue
         except BenchError as e:
-            return _absent(dataset, str(e)), None
+            return _absent(dataset, str(e)), place
         listed = len(there) + len(missing)
         whole = not missing and dataset.official in (None, listed)
         return Finding(

@@ -109,6 +109,14 @@ def test_a_failure_costs_one_table_and_a_rerun_the_rest(data: Path, tmp_path: Pa
     assert encoder.asked == 40  # of ESC-50 alone
 
 
+def test_a_damaged_list_is_a_failure_and_not_missing_data(data: Path, tmp_path: Path) -> None:
+    config = AllTablesConfig(data=data, out=tmp_path / "out", table=ZERO_SHOT, only=("esc50", "urbansound8k"))
+    (data / "UrbanSound8K" / "metadata" / "UrbanSound8K.csv").write_text("name\nx\n", encoding="utf-8")
+    found = run_tables(config, Counted())
+    assert list(found.failures) == ["urbansound8k"] and "UrbanSound8K.csv" in found.failures["urbansound8k"]
+    assert found.measured == 1 and not (config.out / "urbansound8k.json").exists()
+
+
 def test_any_fault_of_a_tower_is_one_line(data: Path, tmp_path: Path) -> None:
     config = AllTablesConfig(data=data, out=tmp_path / "out", table=ZERO_SHOT, only=("esc50", "vggsound"))
     found = run_tables(config, Counted(fails=True))
