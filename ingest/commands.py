@@ -63,8 +63,9 @@ def sample(
 
     Example: unibrivl sample stamps try/stamps
     """
+    from ..shards.cache import default_cache
     from .corpora import SampleConfig
-    from .samples import default_cache, write_sample
+    from .samples import write_sample
 
     with usage():
         config = SampleConfig(
@@ -81,7 +82,9 @@ def sample(
 
 def ingest(
     list_path: ListPath,
-    out: Annotated[Path | None, typer.Argument(metavar="OUT", help="Folder of the shard set.")] = None,
+    out: Annotated[
+        str | None, typer.Argument(metavar="OUT", help="Folder of the shard set, or its address: s3://bucket/shards.")
+    ] = None,
     media_dir: MediaDir = None,
     media_holds: MediaHolds = "media",
     media_url: MediaUrl = None,
@@ -108,6 +111,10 @@ def ingest(
     max_wait: MaxWait = 7200.0,
     max_pad_ms: MaxPad = 1000,
     max_failed: MaxFailed = 0.0,
+    work: Annotated[
+        Path | None,
+        typer.Option(help="Folder in which shards for an address are made. [default: below ~/.cache/unibrivl]"),
+    ] = None,
     dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
@@ -123,13 +130,29 @@ def ingest(
         )
         if not dry_run and (out is None or engine.source is None):
             raise typer.BadParameter("give OUT and one of --media-dir, --media-url and --youtube, or --dry-run")
+        folder, engine = _placed(out or "", work, engine)
         config = IngestConfig(
-            list_path=list_path, out=out or Path(), engine=engine, ontology=ontology, split=split,
+            list_path=list_path, out=folder, engine=engine, ontology=ontology, split=split,
             select=_selection(labels, exclude_labels, balance, take, drop_restricted, seed),
             recipe=_recipe(frame, frame_size, max_pad_ms, decoder, ffmpeg, audio, drop, seed),
             shard_clips=shard_clips, seed=seed, max_failed=max_failed,
         )  # fmt: skip
     _run_ingest(config, dry_run, as_json)
+
+
+def _placed(out: str, work: Path | None, engine: Any) -> tuple[Path, Any]:
+    """Return the folder in which shards are made, and the engine that sends them on if `out` is an address."""
+    from dataclasses import replace
+
+    from ..shards.cache import is_address
+    from ..shards.upload import Upload
+
+    if is_address(out):
+        upload = Upload(url=out)
+        return work or upload.default_work, replace(engine, upload=upload)
+    if work is not None:
+        raise ValueError("work is for an address; shards in a folder are made where they stay")
+    return Path(out), engine
 
 
 def _run_ingest(config: Any, dry_run: bool, as_json: bool) -> None:
@@ -146,7 +169,7 @@ def _run_ingest(config: Any, dry_run: bool, as_json: bool) -> None:
     if as_json:
         print_json(asdict(result))
     else:
-        made = f"{result.shards} shards of {config.out} ({result.made} new)"
+        made = f"{result.shards} shards of {config.place} ({result.made} new)"
         typer.echo(f"{result.ok} of {result.planned} clips in {made}")
 
 

@@ -16,8 +16,10 @@ from typing import Any, TextIO
 
 from .. import UnibrivlError
 from ..shards import ShardError, ShardWriter
+from ..shards.commit import COMMIT_SUFFIX, parse_commit
 from ..shards.salvage import Salvage, salvage
 from ..shards.tarindex import sample_bytes
+from ..shards.upload import Upload
 from .children import follow_parent, keep_memory, limit_memory
 from .clips import Clip
 from .decode import decode_clip
@@ -45,6 +47,8 @@ class WorkerConfig:
     """How long getting its medium may take."""
     run: str
     """Names the ledger of this run."""
+    upload: Upload | None = None
+    """Where shards are sent; the worker that made one does it, so that no more wait than there are workers."""
 
 
 @dataclass(slots=True)
@@ -241,6 +245,9 @@ def serve(config: WorkerConfig, number: int, gate: Gate, connection: Connection)
         with (config.out / "ledger" / config.run / f"{number:03d}.jsonl").open("a", encoding="utf-8") as ledger:
             while (task := connection.recv()) is not None:
                 ShardMaker(config, source, gate, _teller(task.name, ledger, connection)).make(task)
+                if config.upload is not None:
+                    directory = config.out / "shards" / task.split
+                    config.upload.push(parse_commit(directory / f"{task.name}{COMMIT_SUFFIX}"))
                 connection.send(("shard", task.name))
     except (EOFError, BrokenPipeError):
         return

@@ -7,6 +7,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -17,6 +18,10 @@ FIELDS = {"holds": "media_holds", "prefix": "media_url"}
 """Fields of configurations that are called otherwise than their options."""
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON to standard output.")]
+CacheDir = Annotated[
+    Path | None, typer.Option(help="Of shards at an address: folder for what is fetched. [default: ~/.cache/unibrivl]")
+]
+CacheGb = Annotated[float, typer.Option(help="Of shards at an address: most that is kept of their tars, in GB.")]
 
 
 class RefusedValueError(typer.BadParameter):
@@ -42,6 +47,18 @@ def usage() -> Iterator[None]:
         yield
     except ValueError as e:
         raise RefusedValueError(str(e)) from e
+
+
+def opened(shards: str, cache_dir: Path | None, cache_gb: float) -> Path:
+    """Return the folder to read a shard set from: itself, or of one at an address its local mirror.
+
+    Raises:
+        ShardError: there is no shard set at the address, or it cannot be read.
+    """
+    from .cache import default_cache, local_set
+
+    with usage():
+        return local_set(shards, directory=cache_dir or default_cache(), max_bytes=round(cache_gb * 1e9))
 
 
 @contextmanager
