@@ -16,7 +16,6 @@ from typing import Any, TextIO
 
 from .. import UnibrivlError
 from ..shards import ShardError, ShardWriter
-from ..shards.commit import COMMIT_SUFFIX, parse_commit
 from ..shards.salvage import Salvage, salvage
 from ..shards.tarindex import sample_bytes
 from ..shards.upload import Upload
@@ -91,7 +90,7 @@ class ShardMaker:
         self._hashes: dict[Path, tuple[tuple[int, int], str]] = {}
 
     def make(self, task: ShardTask) -> None:
-        """Write and commit the shard of `task`, going on with what an earlier worker has left of it."""
+        """Write, commit and send the shard of `task`, going on with what an earlier worker has left of it."""
         directory = self.config.out / "shards" / task.split
         kept = salvage(directory, task.name) if task.repair else Salvage()
         token = self.config.recipe.token(self.config.plan_sha256)
@@ -110,8 +109,10 @@ class ShardMaker:
                 self.tell("done", clip.key, row.get("error_code") or "", row.get("error_detail") or "")
             if _loses_clips(task, writer.rows):
                 writer.abandon()
-            else:
-                writer.commit(split=task.split, plan_sha256=self.config.plan_sha256)
+                return
+            commit = writer.commit(split=task.split, plan_sha256=self.config.plan_sha256)
+        if self.config.upload is not None:
+            self.config.upload.push(commit)
 
     def _try_clip(
         self, writer: ShardWriter, clip: Clip, poison: ClipError | None, src_sha256: str | None
@@ -245,9 +246,6 @@ def serve(config: WorkerConfig, number: int, gate: Gate, connection: Connection)
         with (config.out / "ledger" / config.run / f"{number:03d}.jsonl").open("a", encoding="utf-8") as ledger:
             while (task := connection.recv()) is not None:
                 ShardMaker(config, source, gate, _teller(task.name, ledger, connection)).make(task)
-                if config.upload is not None:
-                    directory = config.out / "shards" / task.split
-                    config.upload.push(parse_commit(directory / f"{task.name}{COMMIT_SUFFIX}"))
                 connection.send(("shard", task.name))
     except (EOFError, BrokenPipeError):
         return

@@ -18,6 +18,7 @@ FIELDS = {"holds": "media_holds", "prefix": "media_url"}
 """Fields of configurations that are called otherwise than their options."""
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON to standard output.")]
+MAX_CACHE_GB = 1_000_000_000
 CacheDir = Annotated[
     Path | None, typer.Option(help="Of shards at an address: folder for what is fetched. [default: ~/.cache/unibrivl]")
 ]
@@ -58,6 +59,8 @@ def opened(shards: str, cache_dir: Path | None, cache_gb: float) -> Path:
     from .cache import default_cache, local_set
 
     with usage():
+        if not 0 < cache_gb < MAX_CACHE_GB:
+            raise ValueError(f"cache_gb is {cache_gb:g}, want more than 0 and less than {MAX_CACHE_GB}")
         return local_set(shards, directory=cache_dir or default_cache(), max_bytes=round(cache_gb * 1e9))
 
 

@@ -402,6 +402,25 @@ def test_addresses_at_which_no_set_can_be_made_are_mistakes_of_usage(corpus: Pat
     assert message in result.stderr and "me:pass" not in result.stderr
 
 
+def test_the_command_names_the_address_and_keeps_its_work_in_the_cache(
+    corpus: Path, sent: tuple[str, Path], tmp_path: Path
+) -> None:
+    words = ["ingest", str(corpus / "list.csv"), sent[0], "--media-dir", str(corpus / "media"), "--shard-clips", "4"]
+    result = CliRunner().invoke(app, words, env={"XDG_CACHE_HOME": str(tmp_path)})
+    assert result.stdout == "24 of 24 clips in 7 shards of s3://bucket/sent (0 new)\n"
+    assert list((tmp_path / "unibrivl/work").glob("*/dataset.json"))
+
+
+def test_options_for_an_address_are_for_an_address(corpus: Path, sent: tuple[str, Path], tmp_path: Path) -> None:
+    words = ["ingest", str(corpus / "list.csv"), str(tmp_path / "out"), "--media-dir", str(corpus / "media")]
+    result = CliRunner().invoke(app, [*words, "--work", str(tmp_path / "work")], env={"COLUMNS": "300"})
+    assert result.exit_code == 2 and "--work is for an address" in result.stderr
+    words = ["train", sent[0], "--out", str(tmp_path / "run"), "--cache-gb"]
+    for value in ("0", "inf", "nan"):
+        result = CliRunner().invoke(app, [*words, value], env={"COLUMNS": "300"})
+        assert result.exit_code == 2 and f"--cache-gb is {value}, want more than 0" in result.stderr
+
+
 def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     registry: Any = sys.modules["fsspec.registry"]  # `fsspec.registry` is a table of that name
     monkeypatch.setitem(registry.known_implementations, "gs", {"class": "gone.gcsfs.GCS", "err": "install gcsfs"})
