@@ -38,6 +38,13 @@ FrameSizes = Annotated[
 Drop = Annotated[list[str] | None, typer.Option(help="Leave out clips flagged silent, black_frame, ...")]
 MaxPad = Annotated[int, typer.Option(help="Milliseconds of a clip's sound that may be missing.")]
 MaxFailed = Annotated[float, typer.Option(help="Share of clips that may fail without failing the run.")]
+Out = Annotated[
+    str | None, typer.Argument(metavar="OUT", help="Folder of the shard set, or its address: s3://bucket/shards.")
+]
+Work = Annotated[
+    Path | None,
+    typer.Option(help="Folder in which shards for an address are made. [default: below ~/.cache/unibrivl]"),
+]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Read and plan only; touch nothing.")]
 
 
@@ -82,9 +89,7 @@ def sample(
 
 def ingest(
     list_path: ListPath,
-    out: Annotated[
-        str | None, typer.Argument(metavar="OUT", help="Folder of the shard set, or its address: s3://bucket/shards.")
-    ] = None,
+    out: Out = None,
     media_dir: MediaDir = None,
     media_holds: MediaHolds = "media",
     media_url: MediaUrl = None,
@@ -113,10 +118,7 @@ def ingest(
     address: Address = None,
     max_pad_ms: MaxPad = 1000,
     max_failed: MaxFailed = 0.0,
-    work: Annotated[
-        Path | None,
-        typer.Option(help="Folder in which shards for an address are made. [default: below ~/.cache/unibrivl]"),
-    ] = None,
+    work: Work = None,
     dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
