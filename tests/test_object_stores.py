@@ -342,6 +342,21 @@ def test_a_shard_that_another_run_committed_meanwhile_is_not_overwritten(
     assert objects(url) == wanted
 
 
+def test_a_shard_that_was_removed_there_is_made_again(
+    corpus: Path, sent: tuple[str, Path], wanted: dict[str, tuple[int, str]], tmp_path: Path
+) -> None:
+    url, work = "s3://bucket/removed", tmp_path / "work"
+    fsspec.filesystem("s3").copy(f"{sent[0]}/", f"{url}/", recursive=True)
+    shutil.copytree(sent[1], work)
+    fsspec.filesystem("s3").rm_file(f"{url}/shards/train/gen-train-000002{COMMIT_SUFFIX}")
+    killed = work / "ledger" / "earlier" / "000.jsonl"
+    killed.parent.mkdir(parents=True)
+    killed.write_text('{"key": "of a killed run"}\n')
+    assert run(config_of(corpus, work, url)).made == 1
+    assert objects(url) == wanted
+    assert "of a killed run" in ledger(url)
+
+
 def test_an_address_with_something_else_is_left_alone(corpus: Path, storage: Proxy, tmp_path: Path) -> None:
     files = fsspec.filesystem("s3")
     files.pipe_file("bucket/other/notes.txt", b"mine")
