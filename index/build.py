@@ -104,7 +104,7 @@ def describe_source(shards: Path, out: Path) -> dict[str, Any]:
     return {
         "shards": os.path.relpath(shards, out),
         "plan_sha256": read_dataset(shards)["plan_sha256"],
-        "tars": {commit.name: commit.files[".tar"]["sha256"] for commit in committed_shards(shards)},
+        "tars": {commit.name: commit.files[".tar"]["sha256"] for commit in committed_shards(shards, tars=False)},
     }
 
 
@@ -135,7 +135,7 @@ def _holds(before: Snapshot, config: IndexConfig, encoder: Encoder, source: dict
     found = before.manifest
     if found["encoder"]["fingerprints"] != encoder.fingerprints() or source not in found["sources"]:
         return False
-    clips = sum(commit.ok for commit in committed_shards(config.shards))
+    clips = sum(commit.ok for commit in committed_shards(config.shards, tars=False))
     number = found["sources"].index(source)
     is_whole = all(_live_rows(before, modality, number) == clips for modality in CONTENTS)
     if config.mode != "replace":

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ..shards import Sample
+from ..shards.cache import open_tar
 from ..shards.reader import read_sample
 from .errors import IndexStoreError
 from .snapshot import Snapshot
@@ -33,7 +34,7 @@ def stored_sample(snapshot: Snapshot, row: dict[str, Any]) -> Sample:
     """Read the clip of an index row from the shards that the index was made of.
 
     Raises:
-        ShardError: the shards are damaged.
+        ShardError: the shards are damaged, or cannot be fetched.
         IndexStoreError: the index does not say where the clip lies.
         FileNotFoundError: they were moved away.
     """
@@ -41,7 +42,7 @@ def stored_sample(snapshot: Snapshot, row: dict[str, Any]) -> Sample:
     if place is None:
         raise IndexStoreError(f"{snapshot.root} does not say which shard holds {row['key']}")
     path = Path(place["tar"])
-    fd = os.open(path, os.O_RDONLY)
+    fd = open_tar(path)
     try:
         return read_sample(fd, path, row["key"], row["tar_offset"], row["tar_len"])
     finally:

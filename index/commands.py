@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..model.train_command import Moved
-from ..shards.console import Json, bar, print_json, print_table, usage
+from ..shards.console import CacheDir, CacheGb, Json, bar, opened, print_json, print_table, usage
 
 if TYPE_CHECKING:
     from .changes import Changed
@@ -41,7 +41,7 @@ Seed = Annotated[
 
 def index(
     run: Annotated[Path, typer.Argument(help="A trained run.")],
-    shards: Annotated[Path, typer.Argument(help="Shard set to index.")],
+    shards: Annotated[str, typer.Argument(help="Shard set to index: a folder, or an address.")],
     out: Annotated[Path, typer.Option(help="Folder of the index.")],
     append: Annotated[bool, typer.Option("--append", help="Beside what the index holds.")] = False,
     upsert: Annotated[bool, typer.Option("--upsert", help="The same; clips that it holds are replaced.")] = False,
@@ -54,6 +54,8 @@ def index(
     factory: Factory = None,
     seed: Seed = None,
     image_tower: Moved = None,
+    cache_dir: CacheDir = None,
+    cache_gb: CacheGb = 100.0,
     as_json: Json = False,
 ) -> None:
     """Embed every clip's sound and picture and publish them as a searchable index.
@@ -69,9 +71,10 @@ def index(
     if append and upsert:
         raise typer.BadParameter("--append and --upsert exclude each other; --upsert replaces what is there already")
     before = asked_before(out) if append or upsert else {}
+    folder = opened(shards, cache_dir, cache_gb)
     with usage():
         config = IndexConfig(
-            run=run, shards=shards, out=out, image_tower=image_tower, embeddings=embeddings,
+            run=run, shards=folder, out=out, image_tower=image_tower, embeddings=embeddings,
             search=_search(before, recall=recall, memory_gb=memory, exact=exact, factory=factory, seed=seed),
             mode="append" if append else "upsert" if upsert else "replace",
         )  # fmt: skip

@@ -38,6 +38,13 @@ FrameSizes = Annotated[
 Drop = Annotated[list[str] | None, typer.Option(help="Leave out clips flagged silent, black_frame, ...")]
 MaxPad = Annotated[int, typer.Option(help="Milliseconds of a clip's sound that may be missing.")]
 MaxFailed = Annotated[float, typer.Option(help="Share of clips that may fail without failing the run.")]
+Out = Annotated[
+    str | None, typer.Argument(metavar="OUT", help="Folder of the shard set, or its address: s3://bucket/shards.")
+]
+Work = Annotated[
+    Path | None,
+    typer.Option(help="Folder in which shards for an address are made. [default: below ~/.cache/unibrivl]"),
+]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Read and plan only; touch nothing.")]
 
 
@@ -63,8 +70,9 @@ def sample(
 
     Example: unibrivl sample stamps try/stamps
     """
+    from ..shards.cache import default_cache
     from .corpora import SampleConfig
-    from .samples import default_cache, write_sample
+    from .samples import write_sample
 
     with usage():
         config = SampleConfig(
@@ -81,7 +89,7 @@ def sample(
 
 def ingest(
     list_path: ListPath,
-    out: Annotated[Path | None, typer.Argument(metavar="OUT", help="Folder of the shard set.")] = None,
+    out: Out = None,
     media_dir: MediaDir = None,
     media_holds: MediaHolds = "media",
     media_url: MediaUrl = None,
@@ -110,6 +118,7 @@ def ingest(
     address: Address = None,
     max_pad_ms: MaxPad = 1000,
     max_failed: MaxFailed = 0.0,
+    work: Work = None,
     dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
@@ -129,13 +138,29 @@ def ingest(
         )  # fmt: skip
         if not dry_run and (out is None or making.source is None):
             raise typer.BadParameter("give OUT and one of --media-dir, --media-url and --youtube, or --dry-run")
+        folder, making = _placed(out or "", work, making)
         config = IngestConfig(
-            list_path=list_path, out=out or Path(), engine=making, ontology=ontology, split=split,
+            list_path=list_path, out=folder, engine=making, ontology=ontology, split=split,
             select=_selection(labels, exclude_labels, balance, take, drop_restricted, seed),
             recipe=_recipe(frame, frame_size, max_pad_ms, decoder, ffmpeg, audio, drop, seed),
             shard_clips=shard_clips, seed=seed, max_failed=max_failed,
         )  # fmt: skip
     _run_ingest(config, dry_run, as_json)
+
+
+def _placed(out: str, work: Path | None, engine: Any) -> tuple[Path, Any]:
+    """Return the folder in which shards are made, and the engine that sends them on if `out` is an address."""
+    from dataclasses import replace
+
+    from ..shards.cache import is_address
+    from ..shards.upload import Upload
+
+    if is_address(out):
+        upload = Upload(url=out)
+        return work or upload.default_work, replace(engine, upload=upload)
+    if work is not None:
+        raise ValueError("work is for an address; shards in a folder are made where they stay")
+    return Path(out), engine
 
 
 def _run_ingest(config: Any, dry_run: bool, as_json: bool) -> None:
@@ -152,7 +177,7 @@ def _run_ingest(config: Any, dry_run: bool, as_json: bool) -> None:
     if as_json:
         print_json(asdict(result))
     else:
-        made = f"{result.shards} shards of {config.out} ({result.made} new)"
+        made = f"{result.shards} shards of {config.place} ({result.made} new)"
         typer.echo(f"{result.ok} of {result.planned} clips in {made}")
 
 

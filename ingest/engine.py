@@ -12,6 +12,7 @@ from pathlib import Path
 from ..shards.atomic import hold_directory, remove_leftovers
 from ..shards.checks import check_ranges
 from ..shards.cluster import ClusterConfig
+from ..shards.upload import Upload
 from ..shards.writer import remove_finished_parts
 from .addresses import check_address
 from .errors import AGAIN, IngestError
@@ -47,6 +48,8 @@ class EngineConfig:
     patience: PatienceConfig = field(default_factory=PatienceConfig)
     worker_memory_bytes: int = 4 << 30
     """Address space that a worker may take."""
+    upload: Upload | None = None
+    """Where each shard is sent as soon as it is made; None: it stays where it was made."""
 
     def __post_init__(self) -> None:
         """Refuse values that cannot be meant."""
@@ -105,6 +108,7 @@ def make_shards(
     worker = WorkerConfig(
         out=out, source=config.source, recipe=recipe, plan_sha256=plan_sha256, memory_bytes=config.worker_memory_bytes,
         clip_timeout_s=config.clip_timeout_s, fetch_timeout_s=config.fetch_timeout_s, run=run,
+        upload=config.upload,
     )  # fmt: skip
     tasks = chain([first], tasks)
     if config.cluster is None:

@@ -41,7 +41,7 @@ class IngestConfig:
     list_path: Path
     """A clip list (docs/ingest.md has the dialects)."""
     out: Path
-    """Folder of the shard set."""
+    """Folder of the shard set; with `engine.upload`, the one in which it is made."""
     engine: EngineConfig
     recipe: Recipe = field(default_factory=Recipe)
     select: SelectConfig = field(default_factory=SelectConfig)
@@ -56,6 +56,11 @@ class IngestConfig:
     """Of the order of the clips."""
     max_failed: float = 0.0
     """Share of clips that may fail before the run counts as failed."""
+
+    @property
+    def place(self) -> str:
+        """Return the folder or address where the finished set lies, for messages."""
+        return str(self.out) if self.engine.upload is None else self.engine.upload.url
 
     def __post_init__(self) -> None:
         """Refuse values that cannot be meant."""
@@ -98,9 +103,15 @@ def ingest(config: IngestConfig, plan: Plan, progress: Progress = lambda code, c
     if config.recipe.decode.decoder == "ffmpeg":
         find_ffmpeg(config.recipe.decode.ffmpeg)
     _check_media(config, plan)
+    upload = config.engine.upload
     with writing(config.out):
+        if upload is not None:
+            upload.pull(config.out)
         _adopt(config, plan)
-        present = _present(config.out, plan)
+        present = _present(config, plan)
+        if upload is not None:
+            upload.push_heads(config.out)
+            upload.push_waiting(config.out)
         for commit in present.values():
             progress("", commit.ok)
             for code, count in commit.errors.items():
@@ -109,8 +120,10 @@ def ingest(config: IngestConfig, plan: Plan, progress: Progress = lambda code, c
             ShardTask(shard.name, shard.split, plan.clips(shard)) for shard in plan.shards if shard.name not in present
         )
         make_shards(config.out, config.recipe, plan.sha256, missing, config.engine, progress)
-        commits = _present(config.out, plan)
-    ok, errors = outcome(config.out, list(commits.values()), plan.num_clips)
+        commits = _present(config, plan)
+        if upload is not None:
+            upload.push_ledger(config.out)
+    ok, errors = outcome(config.out, list(commits.values()), plan.num_clips, tars=upload is None)
     result = IngestResult(
         planned=plan.num_clips, ok=ok, errors=errors, shards=len(commits), made=len(commits) - len(present),
         seconds=time.monotonic() - started,
@@ -120,14 +133,14 @@ def ingest(config: IngestConfig, plan: Plan, progress: Progress = lambda code, c
     return result
 
 
-def outcome(out: Path, commits: list[Commit], planned: int) -> tuple[int, dict[str, int]]:
-    """Return how many clips of a set are there, and the others by reason, retries included."""
+def outcome(out: Path, commits: list[Commit], planned: int, *, tars: bool = True) -> tuple[int, dict[str, int]]:
+    """Return how many clips of a set are there, and the others by reason, retries included; as `committed_shards`."""
     if sum(commit.planned for commit in commits) == planned:
         errors = Counter[str]()
         for commit in commits:
             errors.update(commit.errors)
         return sum(commit.ok for commit in commits), dict(sorted(errors.items()))
-    codes = Counter(all_rows(out)["error_code"].to_pylist())  # some clips were retried and have several rows
+    codes = Counter(all_rows(out, tars=tars)["error_code"].to_pylist())  # some clips were retried and have several rows
     ok = codes.pop(None, 0)
     return ok, dict(sorted(codes.items()))
 
@@ -206,23 +219,24 @@ def _restore_plan(plan: Plan, path: Path) -> None:
         write_plan(plan, path)
 
 
-def _present(out: Path, plan: Plan) -> dict[str, Commit]:
-    present = {commit.name: commit for commit in committed_shards(out)}
+def _present(config: IngestConfig, plan: Plan) -> dict[str, Commit]:
+    out = config.out
+    present = {commit.name: commit for commit in committed_shards(out, tars=config.engine.upload is None)}
     if strange := [name for name, commit in present.items() if commit.plan_sha256 != plan.sha256]:
         raise ShardError(f"{out}: shard {strange[0]} belongs to another plan; ingest into another folder")
     return present
 
 
 def _failure(config: IngestConfig, result: IngestResult) -> str:
-    out, source = config.out, config.engine.source
+    out, source, upload = config.out, config.engine.source, config.engine.upload
     where = f", media in {source.root}" if isinstance(source, FolderConfig) else ""
     failed = result.planned - result.ok
     reasons = ", ".join(f"{count} {code}" for code, count in result.errors.items())
     share = math.ceil(1000 * failed / result.planned) / 1000
-    rows = all_rows(out)
+    rows = all_rows(out, tars=upload is None)
     first = next(text for text in rows["error_detail"].to_pylist() if text)
+    again = f"to try the failed ones again, `unibrivl shards retry {out}` with the same source; "
     return (
-        f"{failed} of {result.planned} clips failed ({reasons}){where}: {first}; the {result.ok} others are in {out}; "
-        f"to try the failed ones again, `unibrivl shards retry {out}` with the same source; "
-        f"to accept this, pass --max-failed {share:g}"
+        f"{failed} of {result.planned} clips failed ({reasons}){where}: {first}; the {result.ok} others are in "
+        f"{config.place}; {again if upload is None else ''}to accept this, pass --max-failed {share:g}"
     )

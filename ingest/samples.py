@@ -7,7 +7,6 @@ lists; what they have in common stands in `corpora.py`.
 import csv
 import io
 import json
-import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures.process import BrokenProcessPool
@@ -56,11 +55,6 @@ def write_sample(config: SampleConfig, progress: Progress = lambda done, total, 
         raise SampleError(f"{config.out}: a worker process died, perhaps for want of memory: run again") from e
     except OSError as e:
         raise SampleError(f"{e.filename or config.out}: {e.strerror or e}") from e
-
-
-def default_cache() -> Path:
-    """Return the folder for fetched packages: `unibrivl` below XDG_CACHE_HOME, else below ~/.cache."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "unibrivl"
 
 
 def _finished(config: SampleConfig) -> SampleResult | None:

@@ -18,6 +18,7 @@ from .. import UnibrivlError
 from ..shards import ShardError, ShardWriter
 from ..shards.salvage import Salvage, salvage
 from ..shards.tarindex import sample_bytes
+from ..shards.upload import Upload
 from .children import follow_parent, keep_memory, limit_memory
 from .clips import Clip
 from .decode import decode_clip
@@ -47,6 +48,8 @@ class WorkerConfig:
     """Names the ledger of this run."""
     machine: str = ""
     """Begins the names of its files in that ledger, where several machines write them."""
+    upload: Upload | None = None
+    """Where shards are sent; the worker that made one does it, so that no more wait than there are workers."""
 
 
 @dataclass(slots=True)
@@ -89,7 +92,7 @@ class ShardMaker:
         self._hashes: dict[Path, tuple[tuple[int, int], str]] = {}
 
     def make(self, task: ShardTask) -> None:
-        """Write and commit the shard of `task`, going on with what an earlier worker has left of it."""
+        """Write, commit and send the shard of `task`, going on with what an earlier worker has left of it."""
         directory = self.config.out / "shards" / task.split
         kept = salvage(directory, task.name) if task.repair else Salvage()
         token = self.config.recipe.token(self.config.plan_sha256)
@@ -108,8 +111,10 @@ class ShardMaker:
                 self.tell("done", clip.key, row.get("error_code") or "", row.get("error_detail") or "")
             if _loses_clips(task, writer.rows):
                 writer.abandon()
-            else:
-                writer.commit(split=task.split, plan_sha256=self.config.plan_sha256)
+                return
+            commit = writer.commit(split=task.split, plan_sha256=self.config.plan_sha256)
+        if self.config.upload is not None:
+            self.config.upload.push(commit)
 
     def _try_clip(
         self, writer: ShardWriter, clip: Clip, poison: ClipError | None, src_sha256: str | None

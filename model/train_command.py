@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from .. import UnibrivlError
-from ..shards.console import Address, Engine, Json, bar, print_json, print_table, usage
+from ..shards.console import Address, CacheDir, CacheGb, Engine, Json, bar, opened, print_json, print_table, usage
 
 Moved = Annotated[str | None, typer.Option(help="Its name where its weights lie now, such as brivl-b5:DIR.")]
 PRESET = "(default: the preset's, or {})"
@@ -37,7 +37,7 @@ Grid = Annotated[Path | None, typer.Option(help="JSON or TOML with lists of valu
 
 
 def train(
-    shards: Annotated[Path, typer.Argument(help="Shard set to train on.")],
+    shards: Annotated[str, typer.Argument(help="Shard set to train on: a folder, or an address.")],
     out: Annotated[Path, typer.Option(help="Folder of the run, or of the runs of a grid.")],
     preset: Preset = None,
     split: Split = None,
@@ -54,6 +54,8 @@ def train(
     tensorboard: TensorBoard = False,
     set_: Set = None,
     grid: Grid = None,
+    cache_dir: CacheDir = None,
+    cache_gb: CacheGb = 100.0,
     as_json: Json = False,
 ) -> None:
     """Train the language tower against the frozen image tower; run it again to finish or resume.
@@ -63,8 +65,9 @@ def train(
     Under `torchrun --nproc-per-node 4 -m unibrivl train ...` several processes share every batch of one run; with
     `--max-restarts` it survives the death of one. Any number of them may resume it. docs/train.md lists all options.
     """
+    folder = opened(shards, cache_dir, cache_gb)
     config = _configured(
-        shards, out, preset, set_ or [], split=split, language_tower=language_tower, image_tower=image_tower,
+        folder, out, preset, set_ or [], split=split, language_tower=language_tower, image_tower=image_tower,
         epochs=epochs, batch_size=batch_size, lr=lr, val_share=val_share, validate_every=validate_every,
         checkpoint_every=checkpoint_every, seed=seed, workers=workers, tensorboard=tensorboard or None,
     )  # fmt: skip
@@ -153,13 +156,15 @@ def _print_grid(points: list[Any]) -> None:
 
 def embed(
     run: Annotated[Path, typer.Argument(help="A trained run.")],
-    shards: Annotated[Path, typer.Argument(help="Shard set to embed.")],
+    shards: Annotated[str, typer.Argument(help="Shard set to embed: a folder, or an address.")],
     out: Annotated[Path, typer.Option(help="Folder for one Parquet file a shard.")],
     split: Annotated[str | None, typer.Option(help="Part of the shard set. (default: all)")] = None,
     checkpoint: Annotated[str, typer.Option(help="last, or best in validation.")] = "last",
     image_tower: Moved = None,
     engine: Engine = "local",
     address: Address = None,
+    cache_dir: CacheDir = None,
+    cache_gb: CacheGb = 100.0,
     as_json: Json = False,
 ) -> None:
     """Write the embeddings of every clip's sound and picture as Parquet; run it again to finish.
@@ -174,9 +179,10 @@ def embed(
     from ..shards.cluster import cluster_of
     from .embed_set import EmbedConfig, embed_set
 
+    folder = opened(shards, cache_dir, cache_gb)
     with usage():
         config = EmbedConfig(
-            run=run, shards=shards, out=out, split=split, which=checkpoint, image_tower=image_tower,
+            run=run, shards=folder, out=out, split=split, which=checkpoint, image_tower=image_tower,
             cluster=cluster_of(engine, address),
         )  # fmt: skip
     with bar("embed", unit="clips") as step:

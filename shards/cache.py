@@ -1,39 +1,35 @@
 """Shard sets that lie elsewhere: a local mirror of all but the tars, and a bounded cache of tars fetched whole.
 
     CACHE/
-      sets/{hash of the address}/        dataset.json, commits and sidecars as in the set itself
+      sets/{hash of the address}/        dataset.json, commits and sidecars as in the set itself, and address.json
       tars/{sha256}/{shard}.tar          of any set; the least recently used go when there is no more room
 
 Any number of processes may share a cache. A tar is fetched while its folder is held, so it is fetched once; room is
 given out while `tars/` is held, and a tar that is on its way already has its full size on disk, so the limit counts
 it. Nothing is stored but the files themselves: a tar's time of modification says when it was last asked for.
+
+A mirror may be opened like any set on disk: its `address.json` says where its tars come from.
 """
 
 import hashlib
 import os
 import re
-import shutil
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from .atomic import TEMPORARY_MARK, hold_directory, remove_leftovers, write_bytes, write_file
-from .catalog import DATASET_FILE, ONTOLOGY_FILE, read_dataset
-from .checks import check_ranges
-from .commit import COMMIT_SUFFIX, Commit, DamageError, check_split, committed_paths, parse_commit
-from .compaction import CATALOG_FILES
+from .atomic import TEMPORARY_MARK, hold_directory, remove_leftovers, write_file, write_json
+from .checks import check_ranges, parse_json
+from .commit import COMMIT_SUFFIX, Commit, parse_commit, set_root
 from .errors import ShardError
-from .schema import SPLIT_PATTERN
-from .seal import check_seal, parse_object
+from .mirror import Mirror
 from .transfer import RemoteFolder
 
-SHARD_NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)+")
-THREADS = 8
-"""Small files fetched at a time: most of that time is waiting."""
+ADDRESS_FILE = "address.json"
+LIMITS = ("max_bytes", "retries", "backoff_s")
 WAIT_S = 0.05
 """Between two looks for room that other processes may have made."""
 
@@ -64,8 +60,7 @@ class RemoteSet:
     @property
     def mirror(self) -> Path:
         """Local folder with everything of the set but its tars."""
-        name = hashlib.sha256(self.url.rstrip("/").encode()).hexdigest()[:16]
-        return self.cache.directory / "sets" / name
+        return self.cache.directory / "sets" / folder_name(self.url)
 
     def sync(self) -> Path:
         """Bring the mirror up to what is committed at the address now; return its folder.
@@ -76,14 +71,7 @@ class RemoteSet:
         _make_folder(self.mirror)
         with hold_directory(self.mirror, wait=True):
             remove_leftovers(self.mirror)
-            self._copy_heads()
-            shards = self._committed()
-            for path in committed_paths(self.mirror):
-                if (path.parent.name, path.name.removesuffix(COMMIT_SUFFIX)) not in shards:
-                    path.unlink()  # first, as it was written last
-                    path.with_name(path.name.removesuffix(COMMIT_SUFFIX) + ".parquet").unlink(missing_ok=True)
-            with _scratch(self.mirror) as scratch, ThreadPoolExecutor(THREADS) as threads:
-                list(threads.map(lambda shard: self._copy_shard(scratch, *shard), shards))
+            Mirror(self._folder, self.mirror).update()
         return self.mirror
 
     def open(self, commit: Commit) -> int:
@@ -106,85 +94,6 @@ class RemoteSet:
     @property
     def _tars(self) -> Path:
         return self.cache.directory / "tars"
-
-    def _copy_heads(self) -> None:
-        """Copy the files that the set has once."""
-        for name in (DATASET_FILE, ONTOLOGY_FILE, *CATALOG_FILES):
-            try:
-                data = self._folder.read(name)
-            except FileNotFoundError:
-                if name == DATASET_FILE:
-                    raise ShardError(f"{self._folder.where(name)} is not there: this is no shard set") from None
-                (self.mirror / name).unlink(missing_ok=True)
-                continue
-            if not _holds(self.mirror / name, data):
-                write_bytes(self.mirror / name, data)
-        try:
-            read_dataset(self.mirror)
-        except ShardError as e:
-            raise ShardError(f"{self._folder.where(DATASET_FILE)}: {e}") from e
-
-    def _committed(self) -> dict[tuple[str, str], None]:
-        """Return split and name of every committed shard, in order.
-
-        A web server may show no listings; then `catalog.json` says what there is.
-        """
-        folder, shards = self._folder, dict[tuple[str, str], None]()
-        for split in folder.listing("shards"):
-            for name in folder.listing(f"shards/{split}") if SPLIT_PATTERN.fullmatch(split) else ():
-                if name.endswith(COMMIT_SUFFIX) and SHARD_NAME.fullmatch(stem := name.removesuffix(COMMIT_SUFFIX)):
-                    shards[split, stem] = None
-        if not shards:
-            shards = self._catalogued()
-        if not shards:
-            raise ShardError(
-                f"{folder.where('shards')}: nothing is committed there, or the server lists no folders; "
-                "in the second case run `unibrivl shards index` on the set, so that its catalog.json says what it holds"
-            )
-        return shards
-
-    def _catalogued(self) -> dict[tuple[str, str], None]:
-        path = self.mirror / CATALOG_FILES[1]
-        if not path.exists():
-            return {}
-        try:
-            data = path.read_bytes()
-            check_seal(value := parse_object(data), data)
-            shards = [(str(entry[0]), str(entry[1])) for entry in value["shards"]]
-            if bad := [pair for pair in shards if not SPLIT_PATTERN.fullmatch(pair[0]) or not _is_name(pair[1])]:
-                raise ValueError(f"{bad[0]} is no shard")
-        except (ValueError, KeyError, TypeError, IndexError) as e:
-            raise ShardError(f"{self._folder.where(path.name)}: damaged ({e}); run `unibrivl shards index`") from e
-        return dict.fromkeys(shards)
-
-    def _copy_shard(self, scratch: Path, split: str, name: str) -> None:
-        """Put sidecar, then commit of one shard in place, unless the mirror has them."""
-        remote = f"shards/{split}/{name}"
-        try:
-            data = self._folder.read(remote + COMMIT_SUFFIX)
-            incoming = scratch / split / f"{name}{COMMIT_SUFFIX}"
-            incoming.parent.mkdir(exist_ok=True)
-            incoming.write_bytes(data)
-            commit = parse_commit(incoming)
-            if misplaced := check_split(commit):
-                raise DamageError(misplaced[0])
-            sidecar = commit.files[".parquet"]
-            target = self.mirror / remote
-            target.parent.mkdir(parents=True, exist_ok=True)
-            if _holds(place := target.with_name(incoming.name), data) and _has_size(
-                target.with_suffix(".parquet"), sidecar["bytes"]
-            ):
-                return
-            place.unlink(missing_ok=True)
-            write_file(
-                target.with_suffix(".parquet"),
-                lambda f: self._folder.fetch(f"{remote}.parquet", f, size=sidecar["bytes"], sha256=sidecar["sha256"]),
-            )
-            write_bytes(place, data)
-        except FileNotFoundError as e:
-            raise ShardError(f"{self._folder.where(remote)}: a file of the shard is not there; repair that set") from e
-        except DamageError as e:
-            raise ShardError(f"{self._folder.where(remote + COMMIT_SUFFIX)} {e.damage.reason}; repair that set") from e
 
     @contextmanager
     def _held(self, commit: Commit) -> Iterator[Path]:
@@ -241,6 +150,82 @@ class RemoteSet:
         return used + size <= self.cache.max_bytes
 
 
+def default_cache() -> Path:
+    """Return the folder for what is fetched: `unibrivl` below XDG_CACHE_HOME, else below ~/.cache."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "unibrivl"
+
+
+def folder_name(url: str) -> str:
+    """Return the name of the folder that stands for an address in a cache."""
+    return hashlib.sha256(url.rstrip("/").encode()).hexdigest()[:16]
+
+
+def is_address(root: Path | str) -> bool:
+    """Tell whether a set is named by an fsspec address and not by a folder."""
+    return "://" in str(root)
+
+
+def check_no_password(url: str) -> None:
+    """Refuse an address with a password, which would be written down beside the data.
+
+    Raises:
+        ValueError: it has one.
+    """
+    if re.match(r"[^:]+://[^/@:]*:[^/@]*@", url):
+        raise ValueError(f"{url.partition('://')[0]}://... holds a password; give credentials in the environment")
+
+
+def local_set(shards: str, *, directory: Path, max_bytes: int) -> Path:
+    """Return the folder to open for a set: itself, or of one at an address its mirror, up to date with what is there.
+
+    Args:
+        shards: a folder, or an fsspec address.
+        directory: of the cache.
+        max_bytes: of all tars in the cache.
+
+    Raises:
+        ShardError: as `RemoteSet.sync`.
+        ValueError: the address holds a password, or `max_bytes` makes no sense.
+    """
+    if not is_address(shards):
+        return Path(shards)
+    check_no_password(shards)
+    cache = CacheConfig(directory=directory, max_bytes=max_bytes)
+    mirror = RemoteSet(shards, cache).sync()
+    write_json(mirror / ADDRESS_FILE, {"url": shards} | {name: getattr(cache, name) for name in LIMITS})
+    return mirror
+
+
+def remote_of(root: Path) -> RemoteSet | None:
+    """Return the set that the folder `root` mirrors, None if it has its tars itself.
+
+    Raises:
+        ShardError: its address file is damaged.
+    """
+    path = root / ADDRESS_FILE
+    if not path.exists():
+        return None
+    try:
+        value = parse_json(path.read_bytes())
+        limits = {name: value[name] for name in LIMITS}
+        return RemoteSet(str(value["url"]), CacheConfig(directory=root.absolute().parent.parent, **limits))
+    except (OSError, ValueError, KeyError, TypeError) as e:
+        raise ShardError(f"{path}: not readable ({e}); delete it and name the set by its address again") from e
+
+
+def open_tar(path: Path) -> int:
+    """Return a file descriptor of a committed tar by its path in the set, fetched if that set is a mirror.
+
+    Raises:
+        FileNotFoundError: it is not there.
+        ShardError: it cannot be fetched.
+    """
+    remote = None if path.exists() else remote_of(set_root(path.parent))
+    if remote is None:
+        return os.open(path, os.O_RDONLY)
+    return remote.open(parse_commit(path.with_name(f"{path.stem}{COMMIT_SUFFIX}")))
+
+
 def _files(tars: Path) -> list[tuple[Path, int, int]]:
     """Return path, size and time of everything in the cache: leftovers of the dead first, then the least used."""
     while True:
@@ -252,17 +237,6 @@ def _files(tars: Path) -> list[tuple[Path, int, int]]:
         return [(path, stat.st_size, stat.st_mtime_ns) for path, stat in found]
 
 
-@contextmanager
-def _scratch(mirror: Path) -> Iterator[Path]:
-    path = mirror / "incoming"
-    shutil.rmtree(path, ignore_errors=True)
-    path.mkdir()
-    try:
-        yield path
-    finally:
-        shutil.rmtree(path)
-
-
 def _make_folder(path: Path) -> None:
     try:
         path.mkdir(parents=True, exist_ok=True)
@@ -270,13 +244,5 @@ def _make_folder(path: Path) -> None:
         raise ShardError(f"{path}: the cache cannot be written ({e}); name another folder") from e
 
 
-def _holds(path: Path, data: bytes) -> bool:
-    return path.is_file() and path.read_bytes() == data
-
-
 def _has_size(path: Path, size: int) -> bool:
     return path.is_file() and path.stat().st_size == size
-
-
-def _is_name(name: str) -> bool:
-    return bool(SHARD_NAME.fullmatch(name))

@@ -7,6 +7,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -23,6 +24,11 @@ Engine = Annotated[
 Address = Annotated[
     str | None, typer.Option(help="HOST:PORT of the cluster's head. (default: auto, the one that this machine is in)")
 ]
+MAX_CACHE_GB = 1_000_000_000
+CacheDir = Annotated[
+    Path | None, typer.Option(help="Of shards at an address: folder for what is fetched. [default: ~/.cache/unibrivl]")
+]
+CacheGb = Annotated[float, typer.Option(help="Of shards at an address: most that is kept of their tars, in GB.")]
 
 
 class RefusedValueError(typer.BadParameter):
@@ -48,6 +54,20 @@ def usage() -> Iterator[None]:
         yield
     except ValueError as e:
         raise RefusedValueError(str(e)) from e
+
+
+def opened(shards: str, cache_dir: Path | None, cache_gb: float) -> Path:
+    """Return the folder to read a shard set from: itself, or of one at an address its local mirror.
+
+    Raises:
+        ShardError: there is no shard set at the address, or it cannot be read.
+    """
+    from .cache import default_cache, local_set
+
+    with usage():
+        if not 0 < cache_gb < MAX_CACHE_GB:
+            raise ValueError(f"cache_gb is {cache_gb:g}, want more than 0 and less than {MAX_CACHE_GB}")
+        return local_set(shards, directory=cache_dir or default_cache(), max_bytes=round(cache_gb * 1e9))
 
 
 @contextmanager

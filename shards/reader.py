@@ -15,7 +15,7 @@ import numpy as np
 from pyarrow.compute import Expression
 
 from .batch import check_fields
-from .cache import CacheConfig, RemoteSet
+from .cache import CacheConfig, RemoteSet, is_address, remote_of
 from .catalog import Catalog, open_catalog
 from .errors import ShardError
 from .loader import ClipLoader, LoaderConfig
@@ -66,12 +66,10 @@ class ClipShards:
             raise ValueError(f"on_error {on_error!r}: want raise or skip")
         self.fields = check_fields(fields)
         skip = on_error == "skip"
-        remote = _remote_set(root, cache)
-        if remote is not None:
-            root = remote.sync()
+        folder, remote = _located(root, cache)
         # Who skips damaged clips wants to open a set whose tars are cut or gone.
         tars = not skip and remote is None
-        catalog = open_catalog(Path(root), split=split, tars=tars, on_error="skip" if skip else "raise")
+        catalog = open_catalog(folder, split=split, tars=tars, on_error="skip" if skip else "raise")
         limit = limit_of(catalog, max_skipped)
         self.catalog: Catalog = select_clips(catalog, labels=labels, exclude_labels=exclude_labels, where=where)
         files = TarFiles(self.catalog.shards, remote)
@@ -186,9 +184,11 @@ def _as_it_is(sample: Sample) -> Sample:
     return sample
 
 
-def _remote_set(root: Path | str, cache: CacheConfig | None) -> RemoteSet | None:
-    if "://" not in str(root):
-        return None
+def _located(root: Path | str, cache: CacheConfig | None) -> tuple[Path, RemoteSet | None]:
+    """Return the folder with commits and sidecars, and where the tars come from if they are not there."""
+    if not is_address(root):
+        return Path(root), remote_of(Path(root))
     if cache is None:
         raise ShardError(f"{root}: a remote set needs a cache: ClipShards(..., cache=CacheConfig(directory=..., ...))")
-    return RemoteSet(str(root), cache)
+    remote = RemoteSet(str(root), cache)
+    return remote.sync(), remote

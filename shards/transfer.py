@@ -1,4 +1,4 @@
-"""Reads files of a remote folder through fsspec: listed, read whole, or fetched with size and SHA-256 checked.
+"""Files of a remote folder through fsspec: listed, read whole, fetched with size and SHA-256 checked, or put there.
 
 What fails on the way (a closed connection, a busy server, bytes that do not fit) is tried again with growing pauses;
 what would fail again (nothing there, no permission) is not. Every error names the remote file.
@@ -9,6 +9,7 @@ import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
 from .errors import ShardError
@@ -16,7 +17,11 @@ from .httpstatus import Answer, answer_of, status_of
 
 CHUNK_BYTES = 4 << 20
 STALL_S = 60
-"""Seconds without a byte after which an HTTP connection counts as lost; there is no limit on the whole."""
+"""Seconds without a byte after which a connection counts as lost; there is no limit on the whole."""
+REQUEST_TRIES = 3
+"""Of one request to S3, such as a part of a large file, below the tries of the whole file."""
+HOPELESS = re.compile(r"Credential|ParamValidation|ProfileNotFound|NoRegion|InvalidEndpoint|UnknownEndpoint")
+"""Names of errors of botocore that come before any request, and again each time."""
 
 T = TypeVar("T")
 
@@ -55,6 +60,7 @@ class RemoteFolder:
             ShardError: the server fails in another way.
         """
         files, path = self._locate(name)
+        files.invalidate_cache()  # it would tell what was there at the first look
         try:
             found = self._patiently(name, lambda: files.ls(f"{path}/" if _is_http(files) else path, detail=False))
         except (FileNotFoundError, NotADirectoryError, _RefusedError):
@@ -82,17 +88,56 @@ class RemoteFolder:
 
         self._patiently(name, attempt)
 
+    def size(self, name: str) -> int | None:
+        """Return the bytes that a file has, None if there is none.
+
+        Raises:
+            ShardError: it cannot be asked for.
+        """
+        files, path = self._locate(name)
+        files.invalidate_cache()
+        try:
+            return self._patiently(name, lambda: files.info(path)["size"])
+        except FileNotFoundError:
+            return None
+
+    def put(self, name: str, source: Path) -> None:
+        """Write a local file there and see that all of it arrived.
+
+        Raises:
+            ShardError: it cannot be written, or there is no such bucket.
+        """
+        files, path = self._locate(name)
+        size = source.stat().st_size
+
+        def attempt() -> None:
+            files.put_file(str(source), path)
+            if (found := files.info(path)["size"]) != size:
+                raise _WrongBytesError(f"{found} bytes arrived, want {size}")
+
+        try:
+            self._patiently(name, attempt, "written")
+        except FileNotFoundError as e:
+            raise ShardError(f"{self.where(name)}: cannot be written ({_reason(e)})") from e
+
     def _locate(self, name: str) -> tuple[Any, str]:
         """Return file system and path; fsspec keeps file systems by process, so a fork gets its own."""
         import fsspec
 
         try:
             files, root = fsspec.url_to_fs(self.url, **_options(self.url))
-        except (ImportError, ValueError) as e:
-            raise ShardError(f"{self.where('')}: no address that can be opened ({e})") from e
+        except ImportError as e:
+            raise ShardError(
+                f"{self.where('')}: cannot be opened here ({_reason(e)}); http(s) and s3 come with "
+                "`pip install 'unibrivl[remote]'`, others with the package that fsspec names"
+            ) from e
+        except ValueError as e:
+            raise ShardError(f"{self.where('')}: no address that can be opened ({_reason(e)})") from e
+        if _is_s3(self.url):
+            files.retries = 1  # s3fs has tries of its own between botocore's and ours, of time-outs alone
         return files, f"{root.rstrip('/')}/{name}" if name else root
 
-    def _patiently(self, name: str, action: Callable[[], T]) -> T:
+    def _patiently(self, name: str, action: Callable[[], T], done: str = "read") -> T:
         for attempt in range(self.retries + 1):
             try:
                 return action()
@@ -102,7 +147,7 @@ class RemoteFolder:
                 answer = _answer(e)
                 if attempt == self.retries or answer not in (Answer.WAIT, Answer.AGAIN):
                     kind = _RefusedError if answer is Answer.REFUSED else ShardError
-                    raise kind(f"{self.where(name)}: cannot be read ({_reason(e)})") from e
+                    raise kind(f"{self.where(name)}: cannot be {done} ({_reason(e)})") from e
                 time.sleep(self.backoff_s * 2**attempt)
         raise AssertionError("the last attempt returns or raises")
 
@@ -136,6 +181,8 @@ def _answer(error: Exception) -> Answer:
     """Return what an error of a file system says about another try; one of unknown make may pass."""
     if isinstance(error, PermissionError):
         return Answer.REFUSED
+    if HOPELESS.search(type(error).__name__):
+        return Answer.ABSENT
     status = status_of(error)
     return Answer.AGAIN if status is None else answer_of(status)
 
@@ -145,8 +192,20 @@ def _is_http(files: Any) -> bool:
     return "http" in ((protocol,) if isinstance(protocol, str) else protocol)
 
 
+def _is_s3(url: str) -> bool:
+    return url.startswith(("s3://", "s3a://"))
+
+
 def _options(url: str) -> dict[str, Any]:
-    """Lift the limit of five minutes a request that fsspec has over HTTP: a tar on a slow line takes longer."""
+    """Lift the limit of five minutes a request that fsspec has over HTTP: a tar on a slow line takes longer.
+
+    Of S3, bound how long one try can take, unless fsspec's own configuration (`FSSPEC_S3`) says otherwise.
+    """
+    if _is_s3(url):
+        from fsspec.config import conf
+
+        ours = {"retries": {"total_max_attempts": REQUEST_TRIES}, "connect_timeout": STALL_S, "read_timeout": STALL_S}
+        return {"config_kwargs": ours | conf.get("s3", {}).get("config_kwargs", {})}
     if not url.startswith(("http://", "https://")):
         return {}
     import aiohttp  # fsspec needs it for these addresses
