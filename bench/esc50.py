@@ -7,13 +7,13 @@ Environmental Sound Classification", 2015), with its deviation, and an interval 
 from random weights on four folds (`wav2clip-supervised`), or frozen under a probe or asked with words (`folds.py`).
 """
 
-import csv
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
 from ..shards import SAMPLE_RATE
+from .csv_rows import csv_rows
 from .errors import BenchError, NeedsError
 from .folds import FoldedSounds, Scored, check_folds, fold_result
 from .protocol import Progress, Result
@@ -128,13 +128,10 @@ def _rows(folder: Path) -> list[dict[str, str]]:
             f"{folder}: has neither {' nor '.join(TABLES)}; want ESC-50's folder",
             status="needs-data", expected=(TABLES[0], "audio/{FOLD}-{CLIP_ID}-{TAKE}-{TARGET}.wav"),
         )  # fmt: skip
-    with table.open(newline="", encoding="utf-8") as f:
-        rows = list(csv.DictReader(f))
-    if not rows or any(name not in rows[0] for name in COLUMNS):
-        raise BenchError(f"{table}: want the columns {', '.join(COLUMNS)}")
-    for number, row in enumerate(rows, start=2):
-        if not (row["fold"] or "").isdigit() or not (row["target"] or "").isdigit():
+    rows = csv_rows(table, COLUMNS)
+    for number, row in rows:
+        if not row["fold"].isdigit() or not row["target"].isdigit():
             raise BenchError(f"{table}:{number}: fold {row['fold']!r} and target {row['target']!r}, want whole numbers")
         if Path(row["filename"]).name != row["filename"]:
             raise BenchError(f"{table}:{number}: filename {row['filename']!r}, want a plain file name")
-    return rows
+    return [row for _, row in rows]

@@ -5,7 +5,6 @@ picture is the best one that was kept. A list is CSV with the columns of `COLUMN
 `foil_class` may be empty in all rows, and are then drawn.
 """
 
-import csv
 import hashlib
 import json
 from collections import defaultdict
@@ -14,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from .csv_rows import csv_rows
 from .errors import BenchError
 from .human import Source, StudyConfig
 
@@ -47,18 +47,11 @@ def make_trials(source: Path, photos: Path | None, config: StudyConfig) -> tuple
 
 
 def _from_list(path: Path) -> list[Source]:
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as f:
-            rows = list(csv.DictReader(f))
-    except (OSError, UnicodeDecodeError, csv.Error) as e:
-        raise BenchError(f"{path}: not readable as CSV ({getattr(e, 'strerror', None) or e})") from e
-    if not rows or any(name not in rows[0] for name in COLUMNS):
-        raise BenchError(f"{path}: want rows with the columns {', '.join(COLUMNS)}")
-    return [_from_row(path, number, row) for number, row in enumerate(rows, start=2)]
+    return [_from_row(path, number, row) for number, row in csv_rows(path, COLUMNS)]
 
 
-def _from_row(path: Path, number: int, row: dict[str, str | None]) -> Source:
-    told = {name: (row[name] or "").strip() for name in COLUMNS}
+def _from_row(path: Path, number: int, row: dict[str, str]) -> Source:
+    told = {name: row[name].strip() for name in COLUMNS}
     needed = [name for name in COLUMNS if name not in ("foil", "foil_class", "catch")]
     if missing := [name for name in needed if not told[name]]:
         raise BenchError(f"{path}:{number}: {missing[0]} is empty")

@@ -4,11 +4,11 @@ Layout and folds are the data set's own (J. Salamon, C. Jacoby, J. P. Bello, 201
 `audio/fold1` to `audio/fold10`. A random split would leak: slices of one recording share a fold.
 """
 
-import csv
 from pathlib import Path
 
 import numpy as np
 
+from .csv_rows import csv_rows
 from .errors import BenchError, NeedsError
 from .folds import FoldedSounds
 
@@ -29,9 +29,7 @@ def list_urbansound8k(folder: Path) -> FoldedSounds:
         raise NeedsError(
             f"{folder}: has no {TABLE}; want UrbanSound8K's folder", status="needs-data", expected=expected
         )
-    with table.open(newline="", encoding="utf-8") as f:
-        rows = list(csv.DictReader(f))
-    _check(table, rows)
+    rows = _rows(table)
     paths = [folder / "audio" / f"fold{row['fold']}" / row["slice_file_name"] for row in rows]
     kept = [(row, path) for row, path in zip(rows, paths, strict=True) if path.is_file()]
     folds = np.array([int(row["fold"]) for row, _ in kept], dtype=np.int64)
@@ -47,11 +45,11 @@ def list_urbansound8k(folder: Path) -> FoldedSounds:
     )  # fmt: skip
 
 
-def _check(table: Path, rows: list[dict[str, str]]) -> None:
-    if not rows or any(name not in rows[0] for name in COLUMNS):
-        raise BenchError(f"{table}: want the columns {', '.join(COLUMNS)}")
-    for number, row in enumerate(rows, start=2):
-        if not (row["fold"] or "").isdigit() or not (row["classID"] or "").isdigit():
+def _rows(table: Path) -> list[dict[str, str]]:
+    rows = csv_rows(table, COLUMNS)
+    for number, row in rows:
+        if not row["fold"].isdigit() or not row["classID"].isdigit():
             raise BenchError(f"{table}:{number}: fold {row['fold']!r}, classID {row['classID']!r}, want whole numbers")
         if Path(row["slice_file_name"]).name != row["slice_file_name"]:
             raise BenchError(f"{table}:{number}: slice_file_name {row['slice_file_name']!r}, want a plain file name")
+    return [row for _, row in rows]

@@ -5,7 +5,6 @@ official layout of VEGAS is published). Pictures lie in `CLIP_ID/`, or in `CLIP_
 CLIP_ID` leaves them. Names come from a list that somebody else wrote: none of them leads out of its folder.
 """
 
-import csv
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePath
@@ -13,6 +12,7 @@ from pathlib import Path, PurePath
 from ..index.generation import KEPT
 from ..index.pictures import dropped_reason, told_inside
 from .clip_media import read_frame
+from .csv_rows import csv_rows
 from .encoders import run_fingerprint
 from .errors import BenchError, NeedsError
 from .protocol import Progress
@@ -75,15 +75,8 @@ def read_clips(data: Path) -> list[Clip]:
 
 def _of_manifest(data: Path) -> Iterator[Clip]:
     path = data / MANIFEST
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as f:
-            rows = list(csv.DictReader(f))
-    except (OSError, UnicodeDecodeError, csv.Error) as e:
-        raise BenchError(f"{path}: not readable as CSV ({getattr(e, 'strerror', None) or e})") from e
-    if not rows or any(name not in rows[0] for name in COLUMNS):
-        raise BenchError(f"{path}: want rows with the columns {', '.join(COLUMNS)}")
-    for number, row in enumerate(rows, start=2):
-        told = {name: (row[name] or "").strip() for name in COLUMNS}
+    for number, row in csv_rows(path, COLUMNS):
+        told = {name: row[name].strip() for name in COLUMNS}
         if missing := [name for name in COLUMNS if not told[name]]:
             raise BenchError(f"{path}:{number}: {missing[0]} is empty")
         if not is_plain(told["clip_id"]):

@@ -18,7 +18,7 @@ from .. import __version__
 from ..shards import ClipShards
 from ..shards.cluster import MAX_LOSSES, check_same, connected, this_node
 from .embed import load_encoder
-from .embed_set import EmbedConfig, embed_shard
+from .embed_shard import EmbedConfig, embed_shard
 from .errors import TrainError
 
 WAIT_S = 1.0

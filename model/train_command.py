@@ -177,7 +177,8 @@ def embed(
     from dataclasses import asdict
 
     from ..shards.cluster import cluster_of
-    from .embed_set import EmbedConfig, embed_set
+    from .embed_set import embed_set
+    from .embed_shard import EmbedConfig
 
     folder = opened(shards, cache_dir, cache_gb)
     with usage():

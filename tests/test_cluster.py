@@ -258,7 +258,8 @@ def test_a_source_that_wants_a_pause_is_left_alone_by_all_nodes(
 
 
 def test_embeddings_are_those_of_one_process(cluster: Any, run: Path, shards: Path, tmp_path: Path) -> None:
-    from unibrivl.model.embed_set import EmbedConfig, embed_set
+    from unibrivl.model.embed_set import embed_set
+    from unibrivl.model.embed_shard import EmbedConfig
 
     quiet = EmbedConfig(run=run, shards=shards, out=tmp_path / "quiet")
     embed_set(quiet)

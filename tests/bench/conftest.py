@@ -20,9 +20,8 @@ SMALL = Recipe(hidden=((16,),), lrs=(1e-2,), batch_size=16, epochs=40, patience=
 
 
 @pytest.fixture
-def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Call:
-    """Return a function that runs `unibrivl bench` in this process."""
-    monkeypatch.setitem(folds.PROBES, "l3", SMALL)
+def run_bench(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Call:
+    """Return a function that runs `unibrivl bench` in this process: exit code, standard output and error."""
 
     def run(*words: object) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["unibrivl", "bench", *map(str, words)])
@@ -35,6 +34,13 @@ def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) ->
         return (code, out, err) if isinstance(code, int) else (1, out, f"{err}{code}\n")
 
     return run
+
+
+@pytest.fixture
+def call(run_bench: Call, monkeypatch: pytest.MonkeyPatch) -> Call:
+    """Return the same with a probe that takes a moment."""
+    monkeypatch.setitem(folds.PROBES, "l3", SMALL)
+    return run_bench
 
 
 @pytest.fixture

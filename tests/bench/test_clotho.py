@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,6 @@ import pytest
 import torch
 from safetensors import SafetensorError, safe_open
 
-from unibrivl import cli
 from unibrivl.bench import captioner
 from unibrivl.bench.captioner_train import TRAINING_FILE
 from unibrivl.bench.captions import words_of
@@ -28,9 +28,8 @@ from unibrivl.bench.encoders import KnownEncoder, LogMelEncoder, open_encoder
 from unibrivl.bench.errors import BenchError, NeedsError
 from unibrivl.bench.protocol import Result, predictions_path
 
+from .conftest import Call
 from .table_sets import CAPTION_COLUMNS, SCENES, scene_captions, write_clotho, write_rows
-
-Call = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture(autouse=True)
@@ -44,20 +43,9 @@ def _small(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Call:
+def call(run_bench: Call) -> Call:
     """Return a function that runs `unibrivl bench clotho` in this process, without METEOR."""
-
-    def run(*words: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["unibrivl", "bench", "clotho", "--no-meteor", *map(str, words)])
-        code: object = 0
-        try:
-            cli.main()
-        except SystemExit as e:
-            code = e.code or 0
-        out, err = capsys.readouterr()
-        return (code, out, err) if isinstance(code, int) else (1, out, f"{err}{code}\n")
-
-    return run
+    return partial(run_bench, "clotho", "--no-meteor")
 
 
 def measure(data: Path, tower: str, **options: Any) -> Result:

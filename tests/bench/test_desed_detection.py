@@ -2,8 +2,6 @@
 
 import json
 import shutil
-import sys
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +10,6 @@ import numpy as np
 import pytest
 import soundfile
 
-from unibrivl import cli
 from unibrivl.bench import desed_detection as module
 from unibrivl.bench.desed import CLASSES, PARTS, read_part
 from unibrivl.bench.desed_detection import DesedConfig, drawn_tenth, measure_desed
@@ -21,10 +18,10 @@ from unibrivl.bench.errors import BenchError, NeedsError
 from unibrivl.bench.probes import Probe, Recipe, Samples, fit_probe
 from unibrivl.bench.protocol import Result
 
+from .conftest import Call
 from .desed_folder import FILES, SAMPLE_RATE, write_desed, write_part
 
 SMALL = Recipe(hidden=((32,),), lrs=(1e-2,), batch_size=16, epochs=40, patience=20)
-Call = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture(autouse=True)
@@ -36,23 +33,6 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_desed(tmp_path_factory.mktemp("desed") / "DESED")
-
-
-@pytest.fixture
-def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Call:
-    """Return a function that runs `unibrivl bench desed` in this process."""
-
-    def run(*words: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["unibrivl", "bench", *map(str, words)])
-        code: object = 0
-        try:
-            cli.main()
-        except SystemExit as e:
-            code = e.code or 0
-        out, err = capsys.readouterr()
-        return (code, out, err) if isinstance(code, int) else (1, out, f"{err}{code}\n")
-
-    return run
 
 
 def measure(data: Path, tower: str = "oracle", **changes: Any) -> Result:
@@ -235,42 +215,42 @@ def test_what_is_not_offered_is_refused(data: Path) -> None:
     assert not {name for name in DesedConfig.__dataclass_fields__ if "threshold" in name}
 
 
-def test_a_run_is_written_told_and_compared(data: Path, tmp_path: Path, call: Call) -> None:
+def test_a_run_is_written_told_and_compared(data: Path, tmp_path: Path, run_bench: Call) -> None:
     files = {tower: tmp_path / f"{tower}.json" for tower in ("random", "oracle")}
     for tower, out in files.items():
-        code, told, _ = call("desed", "--data", data, "--tower", tower, "--out", out, "--subset", "real-val")
+        code, told, _ = run_bench("desed", "--data", data, "--tower", tower, "--out", out, "--subset", "real-val")
         assert code == 0 and "macro_f1_without_missed" in told and "status: partial" in told
     row = json.loads(files["oracle"].read_text(encoding="utf-8"))
     assert set(row["config"]["chosen"]["thresholds"]) == set(CLASSES) == set(row["by_class"])
     assert str(tmp_path) not in files["oracle"].read_text(encoding="utf-8")
     assert str(data) not in files["oracle"].read_text(encoding="utf-8")
-    code, told, _ = call("compare", files["random"], files["oracle"], "--json")
+    code, told, _ = run_bench("compare", files["random"], files["oracle"], "--json")
     found = json.loads(told)
     assert code == 0 and found["metric"] == "macro_f1" and found["difference"] > 0.3 and found["p"] < 0.01
-    assert "| oracle | macro_f1 |" in call("table", files["oracle"])[1]
+    assert "| oracle | macro_f1 |" in run_bench("table", files["oracle"])[1]
 
 
-def test_damage_and_absence_end_in_a_line(data: Path, tmp_path: Path, call: Call) -> None:
-    code, told, _ = call("desed", "--data", tmp_path / "nothing", "--tower", "logmel", "--json")
+def test_damage_and_absence_end_in_a_line(data: Path, tmp_path: Path, run_bench: Call) -> None:
+    code, told, _ = run_bench("desed", "--data", tmp_path / "nothing", "--tower", "logmel", "--json")
     assert code == 1 and json.loads(told)["status"] == "needs-data" and json.loads(told)["metrics"] == {}
-    code, told, _ = call("desed", "--data", data, "--tower", f"clap:{tmp_path}/music")
+    code, told, _ = run_bench("desed", "--data", data, "--tower", f"clap:{tmp_path}/music")
     assert code == 1 and "needs-weights" in told and str(tmp_path) not in told.splitlines()[0]
-    assert call("desed", "--data", data, "--tower", "logmel", "--subset", "all")[0] == 2
+    assert run_bench("desed", "--data", data, "--tower", "logmel", "--subset", "all")[0] == 2
     (tmp_path / "secret.wav").touch()
     write_part(tmp_path / "set", "synth21-val")
     table = tmp_path / "set" / PARTS["synth21-val"].table
     table.write_text(
         table.read_text(encoding="utf-8").replace("synth21-val-3.wav", "../../secret.wav"), encoding="utf-8"
     )
-    code, told, err = call("desed", "--data", tmp_path / "set", "--tower", "logmel")
+    code, told, err = run_bench("desed", "--data", tmp_path / "set", "--tower", "logmel")
     assert code == 1 and "want a plain file name" in err and len(err.strip().splitlines()) == 1 and not told
 
 
-def test_a_truncated_sound_is_named(data: Path, tmp_path: Path, call: Call) -> None:
+def test_a_truncated_sound_is_named(data: Path, tmp_path: Path, run_bench: Call) -> None:
     shutil.copytree(data, tmp_path / "copy")
     path = read_part(tmp_path / "copy", "synth21-val").paths[2]
     path.write_bytes(path.read_bytes()[:20])
-    code, _, err = call("desed", "--data", tmp_path / "copy", "--tower", "logmel")
+    code, _, err = run_bench("desed", "--data", tmp_path / "copy", "--tower", "logmel")
     assert code == 1 and "synth21-val-2.wav: not readable as sound" in err and len(err.strip().splitlines()) == 1
     soundfile.write(path, np.zeros(0), SAMPLE_RATE)
-    assert "holds 0 s of sound" in call("desed", "--data", tmp_path / "copy", "--tower", "logmel")[2]
+    assert "holds 0 s of sound" in run_bench("desed", "--data", tmp_path / "copy", "--tower", "logmel")[2]

@@ -15,7 +15,8 @@ from unibrivl.index.errors import IndexMismatchError, IndexStoreError
 from unibrivl.index.plan import SearchConfig
 from unibrivl.index.snapshot import Snapshot, open_snapshot
 from unibrivl.model.embed import Encoder
-from unibrivl.model.embed_set import EmbedConfig, embed_set
+from unibrivl.model.embed_set import embed_set
+from unibrivl.model.embed_shard import EmbedConfig
 
 
 def part(shards: Path, place: Path, split: str) -> Path:

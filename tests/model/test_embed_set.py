@@ -9,7 +9,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from unibrivl.model.embed import load_encoder
-from unibrivl.model.embed_set import EmbedConfig, embed_set
+from unibrivl.model.embed_set import embed_set
+from unibrivl.model.embed_shard import EmbedConfig
 from unibrivl.model.errors import TrainError
 from unibrivl.shards import ClipShards
 
