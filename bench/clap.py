@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..shards.checks import first_line
 from .errors import BenchError
 
 LOCAL: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
@@ -40,7 +41,7 @@ class ClapEncoder:
             )
             model, loading = loaded
         except Exception as e:  # transformers raises many kinds for a faulty folder
-            raise BenchError(f"clap:{folder.name}: not readable by transformers ({str(e).splitlines()[0]})") from e
+            raise BenchError(f"clap:{folder.name}: not readable by transformers ({first_line(e)})") from e
         if absent := sorted(map(str, loading["missing_keys"])):
             raise BenchError(f"clap:{folder.name}: {len(absent)} tensors are missing, such as {absent[0]}")
         self._model: Any = model.eval()

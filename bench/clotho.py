@@ -56,9 +56,7 @@ class ClothoConfig:
         """Refuse what is not offered."""
         if self.preset not in PRESETS:
             raise ValueError(f"preset is {self.preset!r}, want one of {', '.join(PRESETS)}")
-        if self.limit is not None and self.limit < 2:
-            raise ValueError(f"limit is {self.limit}, want at least 2")
-        check_ranges(self, seed=(0, 2**31 - 1))
+        check_ranges(self, limit=(2, None), seed=(0, 2**31 - 1))
         self.captioner()
 
     def captioner(self) -> CaptionerConfig:

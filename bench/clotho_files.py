@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from .captions import words_of
+from .csv_rows import is_file_name
 from .errors import BenchError, NeedsError
 
 TRAINING, VALIDATION, EVALUATION = "development", "validation", "evaluation"
@@ -118,7 +119,7 @@ def _caption_rows(path: Path) -> list[dict[str, str]]:
     rows, seen = [], set()
     for number, row in _rows(path, ("file_name", *CAPTIONS), "utf-8-sig"):
         where, name = f"{path}:{number}", row["file_name"]
-        if not _is_plain(name):
+        if not is_file_name(name):
             raise BenchError(f"{where}: file_name {name[:80]!r}, want a plain file name")
         if name in seen:
             raise BenchError(f"{where}: {name} stands twice; take the list as it was published")
@@ -130,11 +131,6 @@ def _caption_rows(path: Path) -> list[dict[str, str]]:
     if not rows:
         raise BenchError(f"{path}: lists no clip")
     return rows
-
-
-def _is_plain(name: str) -> bool:
-    """Tell whether a text names a file of a folder, and nothing elsewhere; Clotho's have colons, spaces and commas."""
-    return name not in ("", ".", "..") and not set(name) & set("/\\") and min(name) >= " " and len(name.encode()) < 256
 
 
 def _recordings(path: Path) -> dict[str, str]:

@@ -3,7 +3,6 @@
 `unibrivl plan` multiplies these (`scale_plan.py`). What no result file and no run here has told is null, never a guess.
 """
 
-import json
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -18,6 +17,7 @@ from ..model.library import LITE0
 from ..model.towers import image_tower
 from ..model.unibrivl import UniBriVL
 from ..shards import SAMPLE_RATE
+from ..shards.checks import check_ranges, parse_json
 from .environment import environment
 from .errors import BenchError
 from .probes import one_thread
@@ -55,9 +55,7 @@ class CostsConfig:
         unknown = [name for name in self.towers if name not in TOWERS]
         if unknown or not self.towers:
             raise ValueError(f"towers is {', '.join(self.towers) or 'empty'}, want some of {', '.join(TOWERS)}")
-        for name, least, most in (("batch", 1, 64), ("repeats", 1, 100), ("clip_s", 0.5, 60)):
-            if not least <= getattr(self, name) <= most:
-                raise ValueError(f"{name} is {getattr(self, name)}, want {least} to {most}")
+        check_ranges(self, batch=(1, 64), repeats=(1, 100), clip_s=(0.5, 60), seed=(0, 2**31 - 1))
 
 
 @one_thread()
@@ -155,7 +153,7 @@ def _core_s(config: CostsConfig, make: Callable[[], Callable[[Any], Any]], media
 
 def _read(path: Path, wanted: str) -> dict[str, Any]:
     try:
-        told = json.loads(path.read_text(encoding="utf-8"))
+        told = parse_json(path.read_bytes())
     except (OSError, ValueError) as e:
         raise BenchError(f"{path}: not readable as a result file ({str(e)[:SHOWN]})") from e
     if not isinstance(told, dict) or wanted not in told:

@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from .csv_rows import is_file_name
 from .errors import BenchError, NeedsError
 
 CLASSES = (
@@ -155,7 +156,7 @@ def _rows(table: Path, columns: tuple[str, ...]) -> list[tuple[int, dict[str, st
 
 def _plain_name(name: str, place: str) -> str:
     """Return a file's name that cannot lead out of its folder."""
-    if name in ("", ".", "..") or Path(name).name != name or "\\" in name or not name.isprintable():
+    if not is_file_name(name):
         raise BenchError(f"{place}: filename {name!r}, want a plain file name")
     return name
 

@@ -26,7 +26,7 @@ from ..shards.checks import check_ranges
 from .class_metrics import random_order_ap
 from .desed import CLASSES, PARTS, SUBSETS, TRAIN, WEAK_TRAIN, Listing, read_part
 from .desed_windows import EventWindows, cut
-from .encoders import Embedder, KnownEncoder, embed, embed_items, embeds, unit
+from .encoders import Embedder, KnownEncoder, check_embeds, embed_items, unit
 from .errors import BenchError, NeedsError
 from .folds import TEMPLATES, check_way, class_texts
 from .probes import PROBES, Samples, fit_probe
@@ -131,8 +131,7 @@ def measure_desed(
 def _check_modalities(config: DesedConfig, encoder: Embedder) -> None:
     """Raise a BenchError now if the encoder lacks what will be asked of it."""
     for modality in ("audio", "text") if config.is_zero_shot else ("audio",):
-        if not embeds(encoder, modality):
-            embed(encoder, modality, [])
+        check_embeds(encoder, modality)
 
 
 def _present(encoder: Embedder, listing: Listing) -> Listing:

@@ -74,6 +74,21 @@ def embeds(encoder: Embedder, modality: str) -> bool:
     return isinstance(encoder, KnownEncoder) or callable(getattr(encoder, f"embed_{modality}", None))
 
 
+def check_embeds(encoder: Embedder, modality: str) -> None:
+    """Refuse an encoder that does not take a modality, before anything is read for it.
+
+    Raises:
+        BenchError: it does not.
+    """
+    if not embeds(encoder, modality):
+        raise _lacking(encoder, modality)
+
+
+def _lacking(encoder: Embedder, modality: str) -> BenchError:
+    have = [name for name in MODALITIES if embeds(encoder, name)]
+    return BenchError(f"{encoder.name} embeds no {modality}; it embeds {' and '.join(have) or 'nothing'}")
+
+
 def embed(encoder: Embedder, modality: str, media: list[Any], sample_rate: int | None = None) -> np.ndarray:
     """Return float32 (N, D) of media, checked.
 
@@ -82,8 +97,7 @@ def embed(encoder: Embedder, modality: str, media: list[Any], sample_rate: int |
     """
     method = getattr(encoder, f"embed_{modality}", None)
     if not callable(method):
-        have = [name for name in MODALITIES if embeds(encoder, name)]
-        raise BenchError(f"{encoder.name} embeds no {modality}; it embeds {' and '.join(have) or 'nothing'}")
+        raise _lacking(encoder, modality)
     found = method(media, sample_rate or encoder.sample_rate) if modality == "audio" else method(media)
     found = np.asarray(found, dtype=np.float32)
     if found.ndim != 2 or len(found) != len(media) or not np.isfinite(found).all():
@@ -106,8 +120,7 @@ def embed_items(
     """
     if isinstance(encoder, KnownEncoder):
         return encoder.embed_known(modality, items.classes, items.instances, "\n".join(items.keys))
-    if not embeds(encoder, modality):
-        embed(encoder, modality, [])
+    check_embeds(encoder, modality)
     if items.load is None:
         raise NeedsError(
             f"{encoder.name}: the {modality} is not there", status="needs-data", expected=tuple(items.keys[:3])

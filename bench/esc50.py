@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from ..shards import SAMPLE_RATE
-from .csv_rows import csv_rows
+from .csv_rows import csv_rows, is_file_name
 from .errors import BenchError, NeedsError
 from .folds import FoldedSounds, Scored, check_folds, fold_result
 from .protocol import Progress, Result
@@ -132,6 +132,6 @@ def _rows(folder: Path) -> list[dict[str, str]]:
     for number, row in rows:
         if not row["fold"].isdigit() or not row["target"].isdigit():
             raise BenchError(f"{table}:{number}: fold {row['fold']!r} and target {row['target']!r}, want whole numbers")
-        if Path(row["filename"]).name != row["filename"]:
+        if not is_file_name(row["filename"]):
             raise BenchError(f"{table}:{number}: filename {row['filename']!r}, want a plain file name")
     return [row for _, row in rows]

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from .encoders import Embedder, Items, KnownEncoder, embed, embed_items, embeds, unit
+from .encoders import Embedder, Items, KnownEncoder, check_embeds, embed, embed_items, unit
 from .probes import PROBES, Samples, fit_probe
 from .protocol import LEVEL, Progress, Result, bootstrap
 from .windows import Windows, length_of, load_sound
@@ -140,8 +140,8 @@ def measure_frozen(
     Raises:
         BenchError: it takes no sound, or, for zero-shot, no text; or a clip is not readable.
     """
-    if config.probe == "zero-shot" and not embeds(encoder, "text"):
-        embed(encoder, "text", [])  # says so before an hour of embedding
+    if config.probe == "zero-shot":
+        check_embeds(encoder, "text")
     if config.frames:
         windows = data.windows()
         items, clips_M = windows.items(encoder.sample_rate, data.targets[windows.files]), windows.files

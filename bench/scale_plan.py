@@ -7,6 +7,7 @@ by one; for building an index it was measured up to the rows that the costs name
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from ..shards.checks import check_ranges
 from .errors import BenchError
 
 HOUR = 3600
@@ -26,9 +27,7 @@ class ScaleConfig:
 
     def __post_init__(self) -> None:
         """Refuse what cannot be."""
-        for name, most in (("clips", 10**12), ("epochs", 10_000), ("cores", 10**6)):
-            if not 1 <= getattr(self, name) <= most:
-                raise ValueError(f"{name} is {getattr(self, name)}, want 1 to {most}")
+        check_ranges(self, clips=(1, 10**12), epochs=(1, 10_000), cores=(1, 10**6))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .csv_rows import csv_rows
+from .csv_rows import csv_rows, is_file_name
 from .errors import BenchError, NeedsError
 from .folds import FoldedSounds
 
@@ -50,6 +50,6 @@ def _rows(table: Path) -> list[dict[str, str]]:
     for number, row in rows:
         if not row["fold"].isdigit() or not row["classID"].isdigit():
             raise BenchError(f"{table}:{number}: fold {row['fold']!r}, classID {row['classID']!r}, want whole numbers")
-        if Path(row["slice_file_name"]).name != row["slice_file_name"]:
+        if not is_file_name(row["slice_file_name"]):
             raise BenchError(f"{table}:{number}: slice_file_name {row['slice_file_name']!r}, want a plain file name")
     return [row for _, row in rows]

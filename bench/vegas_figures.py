@@ -3,7 +3,6 @@
 Shapes: N pictures, K clips, C classes, D dimensions.
 """
 
-import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from .clip_media import read_frame, read_sound_at
-from .encoders import Embedder, Items, KnownEncoder, embed, embed_items, embeds, open_encoder, unit
+from .encoders import Embedder, Items, KnownEncoder, check_embeds, content_key, embed_items, embeds, open_encoder, unit
 from .folds import class_texts
 from .picture_metrics import (
     FID_PICTURES,
@@ -55,8 +54,8 @@ class Models:
             (self.scorer, "audio"),
         )  # fmt: skip
         for model, modality in asked:
-            if model is not None and not embeds(model, modality):
-                embed(model, modality, [])
+            if model is not None:
+                check_embeds(model, modality)
 
 
 def open_models(judge: str, extractor: str | None, scorer: str | None, seed: int = 0) -> Models:
@@ -115,7 +114,7 @@ class Judged:
 
 
 def _keys(paths: Sequence[Path]) -> list[str]:
-    return [hashlib.sha256(path.read_bytes()).hexdigest() for path in paths]
+    return [content_key(path.read_bytes()) for path in paths]
 
 
 @dataclass(kw_only=True, slots=True)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ..shards.cluster import MAX_LOSSES, NAMESPACE, ClusterConfig, connected
-from ..shards.commit import COMMIT_SUFFIX
+from ..shards.commit import commit_path
 from .errors import IngestError
 from .machine import LOCK_FILE, Desk, make_shard
 from .patience import PatienceConfig
@@ -105,7 +105,7 @@ class Fleet:
 
     def _see(self, task: ShardTask) -> None:
         """Wait until the shard is seen here, too; a repair may have left it as it was."""
-        path = self.config.out / "shards" / task.split / f"{task.name}{COMMIT_SUFFIX}"
+        path = commit_path(self.config.out, task.split, task.name)
         until = time.monotonic() + SEEN_S
         while not (task.repair or path.exists()):
             if time.monotonic() > until:

@@ -11,15 +11,14 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from ..shards import read_commit
 from ..shards.cluster import check_same, this_node
-from ..shards.commit import COMMIT_SUFFIX
+from ..shards.commit import commit_path
 from ..shards.sidecar import read_sidecar
 from .errors import IngestError
-from .patience import Gate, GateState, Mirror, PatienceConfig
+from .patience import Gate, GateMirror, GateState, PatienceConfig
 from .pool import CONTEXT, Pool
 from .worker import ShardTask, WorkerConfig
 
@@ -64,7 +63,7 @@ class Reporter:
         self.desk, self.shard = desk, shard
         self.outcomes: list[Outcome] = []
         self.sent = 0
-        self.mirror: Mirror | None = None
+        self.mirror: GateMirror | None = None
 
     def hear(self, shard: str, key: str, code: str, detail: str, is_new: bool) -> None:
         """Note what became of the next clip."""
@@ -84,7 +83,7 @@ class Reporter:
     @contextmanager
     def reporting(self, gate: Gate) -> Iterator[None]:
         """Report now, then every `REPORT_S`."""
-        self.mirror = Mirror(gate)
+        self.mirror = GateMirror(gate)
         self.send()
         over = threading.Event()
 
@@ -158,14 +157,10 @@ def check_storage(config: WorkerConfig) -> None:
 
 def _tell_committed(config: WorkerConfig, task: ShardTask, reporter: Reporter) -> bool:
     """Tell of a shard that another machine has just committed and then could not say so; tell whether it is there."""
-    path = _commit_path(config, task)
+    path = commit_path(config.out, task.split, task.name)
     if task.repair or not path.exists():
         return False
     rows = read_sidecar(read_commit(path)).select(["error_code", "error_detail"]).to_pylist()
     for row in rows:
         reporter.hear(task.name, "", row["error_code"] or "", row["error_detail"] or "", False)
     return True
-
-
-def _commit_path(config: WorkerConfig, task: ShardTask) -> Path:
-    return config.out / "shards" / task.split / f"{task.name}{COMMIT_SUFFIX}"

@@ -98,7 +98,7 @@ class Gate:
                 self._state[:] = [time.monotonic() + left_s, pause, paused]
 
 
-class Mirror:
+class GateMirror:
     """Keeps the gate of one machine like another one that all machines share."""
 
     def __init__(self, gate: Gate) -> None:

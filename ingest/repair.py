@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute
 
 from ..shards import Commit, ShardError, read_commit, read_dataset
-from ..shards.commit import COMMIT_SUFFIX, DamageError, check_hashes, committed_paths, parse_commit
+from ..shards.commit import COMMIT_SUFFIX, DamageError, check_hashes, commit_path, committed_paths, parse_commit
 from ..shards.planfile import PLAN_FILE, PlanFile, keys_of, plan_sha256, round_file, write_plan_file
 from ..shards.schema import ROUND_PATTERN
 from ..shards.sidecar import parse_table, read_sidecar
@@ -81,7 +81,7 @@ def repair(config: RepairConfig, progress: Progress = lambda code, count: None) 
     identical, bare, lost = 0, 0, Counter[str]()
     for task in (task for task in tasks if task.name not in still):
         files, failed = before[task.name]
-        new = read_commit(_commit_path(root, task))
+        new = read_commit(commit_path(root, task.split, task.name))
         identical += files == new.files
         bare += _count_bare(new)
         lost += Counter(new.errors) - failed
@@ -142,7 +142,7 @@ def _tasks(root: Path, report: VerifyReport) -> list[ShardTask]:
 
 def _note_failures(root: Path, tasks: list[ShardTask]) -> None:
     """Tell the tasks whose sidecars are lost why clips of theirs had failed, as far as the ledger still says so."""
-    lost = [task for task in tasks if not _has_sidecar(_commit_path(root, task))]
+    lost = [task for task in tasks if not _has_sidecar(commit_path(root, task.split, task.name))]
     failures = last_failures(root, [task.name for task in lost])
     for task in lost:
         planned = {clip.key for clip in task.clips}
@@ -161,13 +161,9 @@ def _count_bare(commit: Commit) -> int:
     return pc.sum(pc.and_(pc.equal(rows["status"], "ok"), pc.is_null(rows["src_sha256"]))).as_py() or 0
 
 
-def _commit_path(root: Path, task: ShardTask) -> Path:
-    return root / "shards" / task.split / f"{task.name}{COMMIT_SUFFIX}"
-
-
 def _old(root: Path, task: ShardTask) -> tuple[dict[str, Any] | None, Counter[str]]:
     """Return what the shard's files were and which clips had failed, as far as commit file or sidecar still say so."""
-    path = _commit_path(root, task)
+    path = commit_path(root, task.split, task.name)
     try:
         commit = parse_commit(path)
     except ShardError:

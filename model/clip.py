@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..shards.checks import first_line
 from .errors import CheckpointError
 from .images import ImageTower, Preprocessing
 
@@ -82,7 +83,7 @@ class ClipTower(ImageTower):
             try:
                 self._tokenizer = AutoTokenizer.from_pretrained(self.folder, **LOCAL)
             except Exception as e:  # transformers raises many kinds for a faulty folder
-                raise CheckpointError(f"{self.folder}: its tokenizer is not readable ({_first_line(e)})") from e
+                raise CheckpointError(f"{self.folder}: its tokenizer is not readable ({first_line(e)})") from e
         return self._tokenizer
 
 
@@ -107,7 +108,7 @@ def clip_tower(place: str) -> ClipTower:
                 folder, use_safetensors=True, dtype=torch.float32, output_loading_info=True, **LOCAL
             )
     except Exception as e:  # transformers raises many kinds for a faulty folder
-        raise CheckpointError(f"{folder}: not readable by transformers ({_first_line(e)})") from e
+        raise CheckpointError(f"{folder}: not readable by transformers ({first_line(e)})") from e
     _check(folder, model, loading)
     return ClipTower(folder, model, _preprocessing(folder, processor))
 
@@ -167,7 +168,3 @@ def _width(model: Any) -> int:
 def _pooled(output: Any) -> Tensor:
     """Return the features; transformers 5 wraps them."""
     return output if isinstance(output, Tensor) else output.pooler_output
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -22,6 +22,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from torch.serialization import safe_globals
 
+from ..shards.checks import first_line
 from .errors import CheckpointError
 
 MAX_PICKLE_BYTES = 1 << 26
@@ -293,5 +294,4 @@ def _too_many() -> str:
 
 def _line(error: BaseException) -> str:
     """Return the first line of a message, shortened."""
-    text = str(error).strip() or type(error).__name__
-    return text.splitlines()[0][:160]
+    return first_line(error)[:160]

@@ -51,6 +51,11 @@ def parse_json(text: str | bytes) -> Any:
         raise ValueError("nested too deeply") from e
 
 
+def first_line(error: BaseException) -> str:
+    """Return the first line of what an error of a library says, or its kind if it is silent: a message has one line."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .. import UnibrivlError
+from .checks import first_line
 
 NAMESPACE = "unibrivl"
 CONNECT_S = 5.0
@@ -80,7 +81,7 @@ def _connect(ray: Any, config: ClusterConfig, error: type[UnibrivlError]) -> Non
             socket.create_connection((host, int(port)), timeout=CONNECT_S).close()
         ray.init(address=address, namespace=NAMESPACE, log_to_driver=False, logging_level=logging.ERROR)
     except OSError as e:  # Ray's own ConnectionError too
-        raise error(f"no Ray cluster at {address} ({_first_line(e)}); {hint}") from e
+        raise error(f"no Ray cluster at {address} ({first_line(e)}); {hint}") from e
     except (RuntimeError, ValueError) as e:
         raise error(f"the Ray cluster at {address} cannot be used: {_one_line(e)}") from e
 
@@ -98,7 +99,7 @@ def explained(error: type[UnibrivlError]) -> Iterator[None]:
         raise error(f"an error of the program itself on the cluster\n{e}") from e
     except RayError as e:
         again = "nothing is lost: mend the cluster and run the same command again"
-        raise error(f"the Ray cluster failed ({type(e).__name__}: {_first_line(e)}); {again}") from e
+        raise error(f"the Ray cluster failed ({type(e).__name__}: {first_line(e)}); {again}") from e
 
 
 def this_node() -> str:
@@ -121,7 +122,3 @@ def check_same(what: str, here: object, there: object, error: type[UnibrivlError
 
 def _one_line(e: BaseException) -> str:
     return " ".join(str(e).split()) or type(e).__name__
-
-
-def _first_line(e: BaseException) -> str:
-    return next((line.strip() for line in str(e).splitlines() if line.strip()), type(e).__name__)

@@ -200,6 +200,11 @@ def verify_commit(commit: Commit) -> None:
         raise DamageError(damaged[0])
 
 
+def commit_path(root: Path, split: str, name: str) -> Path:
+    """Return where the commit file of a shard lies in the set at `root`, or will lie."""
+    return root / "shards" / split / f"{name}{COMMIT_SUFFIX}"
+
+
 def committed_paths(root: Path, *, split: str | None = None) -> list[Path]:
     """Return the commit files below `root` in the order of shard names; of one split, if given."""
     if split is not None and not SPLIT_PATTERN.fullmatch(split):

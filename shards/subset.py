@@ -9,6 +9,7 @@ import pyarrow.compute
 from pyarrow.compute import Expression
 
 from .catalog import ONTOLOGY_FILE, Catalog, label_counts
+from .checks import first_line
 from .errors import ShardError
 from .labels import Ontology, near_spellings
 
@@ -42,8 +43,7 @@ def select_clips(
         try:
             table = table.filter(where)
         except (pa.ArrowException, TypeError, ValueError) as e:
-            reason = str(e).splitlines()[0]
-            raise ShardError(f"where: {reason}; the columns are {', '.join(table.column_names)}") from e
+            raise ShardError(f"where: {first_line(e)}; the columns are {', '.join(table.column_names)}") from e
         if not len(table):
             raise ShardError(f"{catalog.root}: no clip of {len(catalog.table):,} fits where={where}")
     return replace(catalog, table=table)

@@ -21,7 +21,7 @@ def test_rows_have_their_lines_and_every_column(tmp_path: Path) -> None:
     [
         (b"", "want rows with the columns name, label"),
         (b"name,label\n", "want rows with the columns name, label"),
-        (b"name\na\n", "want rows with the columns name, label"),
+        (b"name\na\n", "has no column label; want the columns name, label"),
         ("name,label\ncaf\u00e9,a\n".encode("iso-8859-1"), "not readable as CSV in UTF-8"),
         (b"name,label\n\x00" + b'"' + b"a" * 200_000, "not readable as CSV in UTF-8"),
     ],

@@ -226,7 +226,7 @@ def test_what_is_missing_or_damaged_is_said(config: VegasConfig, tmp_path: Path)
     with pytest.raises(NeedsError, match="there is no such file, nor of any other clip"):
         measure_vegas(config, models)
     (config.data / "manifest.csv").write_text("clip_id,class\na,b\n", encoding="utf-8")
-    with pytest.raises(BenchError, match="want rows with the columns clip_id, class, split, audio, frame"):
+    with pytest.raises(BenchError, match="want the columns clip_id, class, split, audio, frame"):
         measure_vegas(config, models)
 
 

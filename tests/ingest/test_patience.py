@@ -11,7 +11,7 @@ import pytest
 from unibrivl.ingest import patience
 from unibrivl.ingest.clips import Clip
 from unibrivl.ingest.errors import ClipError, IngestError
-from unibrivl.ingest.patience import MAX_TRIES, Gate, Mirror, PatienceConfig, patiently
+from unibrivl.ingest.patience import MAX_TRIES, Gate, GateMirror, PatienceConfig, patiently
 from unibrivl.ingest.sources import Medium
 
 CLIP = Clip(corpus="as", media_id="abcdefghijk", start_ms=0, end_ms=1000)
@@ -141,7 +141,7 @@ class Machine:
 
     def __init__(self, shared: Gate, **options: float) -> None:
         self.shared, self.gate = shared, gate(**options)
-        self.mirror = Mirror(self.gate)
+        self.mirror = GateMirror(self.gate)
 
     def report(self) -> None:
         met = self.mirror.news()

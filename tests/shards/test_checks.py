@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from unibrivl.shards import ShardError
-from unibrivl.shards.checks import check_file, check_numbers, check_ranges, check_whole, parse_json
+from unibrivl.shards.checks import check_file, check_numbers, check_ranges, check_whole, first_line, parse_json
 
 
 @given(value=st.floats(), least=st.floats(-9, 0), most=st.floats(0, 9) | st.none())
@@ -66,3 +66,7 @@ def test_only_what_is_there_and_no_file_is_refused(tmp_path: Path) -> None:
     for path, kind in ((tmp_path, "folder"), (tmp_path / "pipe", "pipe"), (Path("/dev/null"), "device")):
         with pytest.raises(ShardError, match=f"^{path}: a {kind}, want a file$"):
             check_file(path, ShardError)
+
+
+def test_an_error_is_told_by_its_first_line_or_its_kind() -> None:
+    assert first_line(ValueError("\n  one \ntwo")) == "one" and first_line(KeyError()) == "KeyError"
