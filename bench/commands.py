@@ -206,9 +206,11 @@ def speed_index(
     quick: Quick = False,
     rows_: Annotated[int, typer.Option("--rows", help="Vectors to search.")] = 100_000,
     dim: Annotated[int, typer.Option(help="Numbers of a vector.")] = 512,
-    engines: Annotated[str | None, typer.Option(metavar="A,B", help="Some of them. (default: all; quick: 3)")] = None,
+    engines: Annotated[
+        str | None, typer.Option(metavar="A,B", help="Some of them. (default: all that there are; quick: 3)")
+    ] = None,
     peers_python: Annotated[
-        Path | None, typer.Option(help="Python that has LanceDB, Milvus Lite, Qdrant and Chroma (make stores).")
+        Path | None, typer.Option(help="Python with LanceDB, Milvus Lite, Qdrant and Chroma, to measure them too.")
     ] = None,
     rounds: Annotated[int | None, typer.Option(help="Turns of each engine.")] = None,
     seed: Seed = 0,

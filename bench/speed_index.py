@@ -60,7 +60,7 @@ TUNING = {"audio": 256, "image": 64}
 BUILD_S, ORDER_S = 3600, 900
 REMEDY = "install it with: make stores, and name it with --peers-python"
 QUICK = {"queries": 300, "rounds": 3, "engines": (OURS, "usearch", "hnswlib"), "graph_build": 32, "filtered": 20}
-FULL = {"queries": 1000, "rounds": 5, "engines": ENGINES, "graph_build": 128, "filtered": 200}
+FULL = {"queries": 1000, "rounds": 5, "graph_build": 128, "filtered": 200}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -75,6 +75,7 @@ class IndexSpeedConfig:
     rounds: int | None = None
     """Turns of each engine."""
     engines: tuple[str, ...] | None = None
+    """None: ours and the libraries, and with `peers_python` the stores, which take ten times as long."""
     graph_build: int | None = None
     """Candidates that graphs look at for each row while they are built."""
     filtered: int | None = None
@@ -87,7 +88,7 @@ class IndexSpeedConfig:
 
     def __post_init__(self) -> None:
         """Fill in what was left open; refuse what cannot be measured."""
-        fill_in(self, QUICK if self.quick else FULL)
+        fill_in(self, QUICK if self.quick else FULL | {"engines": ENGINES if self.peers_python else (OURS, *LIBRARIES)})
         check_ranges(self, rows=(1000, 100_000_000), dim=(8, 65_536), queries=(50, 1_000_000), rounds=(1, 1000))
         check_ranges(self, graph_build=(8, 10_000), seed=(0, 2**31 - 1))
         unknown = sorted(set(self.engines or ()) - set(ENGINES))

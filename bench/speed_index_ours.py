@@ -114,7 +114,7 @@ class Unibrivl(Engine):
 def _paired(work: dict[str, tuple[Callable[[], Any], float]], limit: str, ours: str, pairs: int) -> dict[str, Any]:
     """Do a limit and ours in turn; return the medians of both, and of ours over its neighbour, 5 to 95 %."""
     spent: dict[str, list[float]] = {limit: [], ours: []}
-    other = np.zeros(OTHER_BYTES // 8, np.int64)
+    other = np.ones(OTHER_BYTES // 8, np.int64)  # zeros would be one page of memory under every address
     for name in (limit, ours) * pairs:
         do, amount = work[name]
         np.add.reduce(other)

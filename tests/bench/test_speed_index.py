@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from unibrivl.bench.speed_index import COLUMNS, ENGINES, IndexSpeedConfig, rows
+from unibrivl.bench.speed_index import COLUMNS, ENGINES, LIBRARIES, OURS, IndexSpeedConfig, rows
 from unibrivl.bench.speed_index_drills import Drill, drill
 from unibrivl.bench.speed_index_page import chart, index_page
 from unibrivl.bench.speed_index_truth import Truth
@@ -87,6 +87,7 @@ def test_what_cannot_be_measured_is_one_line(words: list[str], told: str) -> Non
     assert done.exit_code == 2 and told in " ".join(done.output.split())
 
 
-def test_a_full_run_takes_every_engine() -> None:
-    config = IndexSpeedConfig()
-    assert config.engines == ENGINES and config.queries == 1000
+def test_stores_are_measured_where_their_python_is_named(tmp_path: Path) -> None:
+    without, with_stores = IndexSpeedConfig(), IndexSpeedConfig(peers_python=tmp_path / "python")
+    assert without.engines == (OURS, *LIBRARIES) and without.queries == 1000
+    assert with_stores.engines == ENGINES
