@@ -57,7 +57,7 @@ def restless(still: TrainConfig) -> TrainConfig:
     network = TINY_SPEECHLM["network"] | {"layerdrop": 0.5, "dropout": 0.2}
     return dataclasses.replace(
         still, language_tower="speechlm-base", tower_options=TINY_SPEECHLM | {"network": network},
-        loss=LossConfig(queue_size=20), accumulate=2, epochs=4, validate_every=1, checkpoint_every=3,
+        loss=LossConfig(queue_size=20), accumulate=2, epochs=4, validate_every=2, checkpoint_every=3,
     )  # fmt: skip
 
 
