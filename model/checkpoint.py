@@ -22,6 +22,7 @@ from ..shards.checks import parse_json
 from .errors import CheckpointError
 from .imported import tensor_sizes
 from .loss import LossConfig
+from .sharding import read_part, whole
 from .unibrivl import IN_BATCH_ONLY, TRAINING_ONLY, UniBriVL
 from .weights import check_shapes, fit_weights
 
@@ -50,23 +51,40 @@ class RunState:
     """Where it stands: `reader`, the state of the loader, and `best`, the best validation so far."""
 
 
-def save_checkpoint(run: Path, state: RunState, model: UniBriVL, optimizer: torch.optim.Optimizer) -> None:
-    """Write the checkpoint of `run`, whole or not at all."""
-    tensors = {f"model.{name}": tensor.contiguous() for name, tensor in model.state_dict().items()}
+def save_checkpoint(
+    run: Path, state: RunState, model: UniBriVL, optimizer: torch.optim.Optimizer, *, writes: bool = True
+) -> None:
+    """Write the checkpoint of `run`, whole or not at all.
+
+    Args:
+        run: folder of the run.
+        state: for the metadata.
+        model: where it is in parts, every process must call this.
+        optimizer: of the model.
+        writes: whether this process is the one that writes.
+    """
+    tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
     names = _trained_names(model, optimizer)
     for index, values in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{names[index]}.{what}": tensor for what, tensor in values.items()}
-    _write(run / CHECKPOINT_FILE, tensors, state)
+    _write(run / CHECKPOINT_FILE, tensors, state, writes)
 
 
-def save_best(run: Path, state: RunState, model: UniBriVL) -> None:
-    """Write the model as the best of `run`, whole or not at all."""
+def save_best(run: Path, state: RunState, model: UniBriVL, *, writes: bool = True) -> None:
+    """Write the model as the best of `run`, whole or not at all; arguments as of `save_checkpoint`."""
     unwanted = tuple(f"{part}." for part in TRAINING_ONLY)
-    weights = {k: v for k, v in model.state_dict().items() if not k.startswith(unwanted)}
-    _write(run / BEST_FILE, {f"model.{name}": tensor.contiguous() for name, tensor in weights.items()}, state)
+    weights = {f"model.{k}": v for k, v in model.state_dict().items() if not k.startswith(unwanted)}
+    _write(run / BEST_FILE, weights, state, writes)
 
 
-def _write(path: Path, tensors: dict[str, Tensor], state: RunState) -> None:
+def _write(path: Path, tensors: dict[str, Tensor], state: RunState, writes: bool) -> None:
+    kept: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        found = whole(tensor)  # one after another, and only the writer keeps them, off its device
+        if writes:
+            kept[name] = found.contiguous().cpu()
+    if not writes:
+        return
     metadata = {
         "format": str(RUN_FORMAT),
         "config": json.dumps(state.config, sort_keys=True),
@@ -75,7 +93,7 @@ def _write(path: Path, tensors: dict[str, Tensor], state: RunState) -> None:
         "step": str(state.step),
         "steps": str(state.steps),
     }
-    write_bytes(path, save(tensors, metadata))
+    write_bytes(path, save(kept, metadata))
 
 
 def _trained_names(model: nn.Module, optimizer: torch.optim.Optimizer) -> list[str]:
@@ -166,7 +184,7 @@ def _inference_loss(run: Path, state: RunState) -> LossConfig:
 def restore(
     run: Path, model: nn.Module, optimizer: torch.optim.Optimizer | None = None, *, which: str = "last"
 ) -> None:
-    """Load the checkpoint's tensors into a model and, if given, its optimiser.
+    """Load the checkpoint's tensors into a model and, if given, its optimiser: of what is in parts, the own part alone.
 
     Without an optimiser, queues and momentum copies of the checkpoint may lack a place in the model.
 
@@ -177,12 +195,21 @@ def restore(
     if optimizer is None:
         parts = {name for name, _ in model.named_children()}
         unwanted = ("optimizer.", *(f"model.{part}." for part in TRAINING_ONLY if part not in parts))
+    places = _places(model)
     with _opened(path) as file:
         names = [name for name in file.keys() if not name.startswith(unwanted)]  # noqa: SIM118  (no mapping)
-        tensors = {name: file.get_tensor(name) for name in names}
+        tensors = {name: read_part(file, name, places.get(name)) for name in names}
     fit_weights(model, {k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")}, path)
     if optimizer is not None:
         _restore_optimizer(path, model, optimizer, tensors)
+
+
+def _places(model: nn.Module) -> dict[str, Tensor]:
+    """Return by name in a checkpoint what its tensors are for, where they may be in parts."""
+    places: dict[str, Tensor] = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
+    for name, parameter in model.named_parameters():
+        places |= dict.fromkeys((f"optimizer.{name}.exp_avg", f"optimizer.{name}.exp_avg_sq"), parameter)
+    return places
 
 
 def _restore_optimizer(

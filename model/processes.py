@@ -30,7 +30,7 @@ PATIENCE = timedelta(hours=12)
 STEP_PATIENCE = timedelta(minutes=30)
 """The same once training has begun: longer than a validation, or than writing a checkpoint to a slow disk."""
 SHARDED = ("ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED", "ACCELERATE_USE_MEGATRON_LM")
-"""Variables by which `accelerate launch` asks for parts of a model, of which no checkpoint here could be made."""
+"""Variables by which `accelerate launch` asks for parts of a model, other than those that `sharded` makes."""
 
 
 @contextmanager
@@ -38,7 +38,7 @@ def accelerated(config: TrainConfig) -> Iterator[Accelerator]:
     """Yield accelerate's view of this process; afterwards another run may choose other settings.
 
     Raises:
-        TrainError: accelerate was told to shard the model.
+        TrainError: accelerate was told to shard the model by itself.
     """
     _refuse_sharding()
     cpu = config.device == "cpu" or not torch.cuda.is_available()
@@ -60,8 +60,8 @@ def _refuse_sharding() -> None:
     for name in SHARDED:
         if os.environ.get(name, "false").lower() == "true":
             raise TrainError(
-                f"{name} is set, and no process of a run keeps less than the whole model; leave out what sets it, such "
-                "as --use_fsdp of accelerate launch"
+                f"{name} is set, and accelerate's own way of sharding a model is not used here; leave out what sets "
+                "it, such as --use_fsdp of accelerate launch, and give --set sharded=true"
             )
 
 
@@ -111,14 +111,22 @@ def check_alike(accelerator: Accelerator, seen: dict[str, Any]) -> None:
             )
 
 
-def shared(accelerator: Accelerator, model: nn.Module, alike: list[str]) -> nn.Module:
-    """Return the model as several processes call it; as it is, but for precision, where there is one.
+def of_first(accelerator: Accelerator, value: float) -> float:
+    """Return the first process's value in all of them: of what machines of other makes may differ in the last bits."""
+    return gather_object([value])[0] if accelerator.num_processes > 1 else value
+
+
+def shared(accelerator: Accelerator, model: nn.Module, alike: list[str], *, sharded: bool = False) -> nn.Module:
+    """Return the model as several processes call it; as it is, but for precision, where there is one or it is sharded.
 
     Args:
         accelerator: of this process.
         model: on its device.
         alike: names of buffers that are the same in every process by themselves, and so are not sent around.
+        sharded: whether its parts exchange their gradients by themselves.
     """
+    if sharded:
+        return accelerator.prepare_model(model, evaluation_mode=True)  # precision, and nothing else
     if accelerator.num_processes > 1:
         DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(model, alike)
     return accelerator.prepare_model(model)

@@ -136,8 +136,15 @@ class Layer(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
         self.activation_dropout = nn.Dropout(config.activation_dropout)
 
-    def forward(self, x_BND: Tensor, table_RE: Tensor, index_NN: Tensor, padding_BN: Tensor | None) -> Tensor:
-        """Return the next state (B, N, D)."""
+    def forward(
+        self, x_BND: Tensor, table_RE: Tensor, index_NN: Tensor, padding_BN: Tensor | None, *, dropped: bool = False
+    ) -> Tensor:
+        """Return the next state (B, N, D); a dropped layer returns the one it got.
+
+        It is called all the same: processes that share a layer's parameters must agree on which are called.
+        """
+        if dropped:
+            return _past([*self.parameters(), table_RE], x_BND)
         if self.pre_norm:
             table_RE = self.norm_k(table_RE)
             x = self.self_attn_layer_norm(x_BND)
@@ -170,15 +177,13 @@ class Stack(nn.Module):
         index_NN = relative_index(x_BND.shape[1], self.pos_emb.max_distance, x_BND.device)
         states = []
         for layer in self.layers:
-            if not layer.training or torch.rand((), generator=generator).item() >= self.layerdrop:
-                x_BND = layer(x_BND, self.pos_emb.pe_k.weight, index_NN, padding_BN)
-            else:
-                x_BND = _past([*layer.parameters(), *self.pos_emb.parameters()], x_BND)
+            dropped = layer.training and torch.rand((), generator=generator).item() < self.layerdrop
+            x_BND = layer(x_BND, self.pos_emb.pe_k.weight, index_NN, padding_BN, dropped=dropped)
             states.append(x_BND)
         return states
 
 
-def _past(parameters: list[nn.Parameter], x_BND: Tensor) -> Tensor:
+def _past(parameters: list[Tensor], x_BND: Tensor) -> Tensor:
     """Return x as it is, and give the parameters of a dropped layer gradients of zero, as fairseq's trainer does.
 
     So every step has a gradient for every parameter: optimisers and processes agree on what there is.

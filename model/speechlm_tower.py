@@ -146,14 +146,17 @@ class SpeechlmTower(nn.Module):
         """Return what trains, by depth: (name, parameters), from the input to the head, to give rates to."""
         return self._trained()
 
+    def blocks(self) -> list[nn.Module]:
+        """Return the layers of both Transformers, by depth: what a process needs whole one after the other."""
+        return [*self.network.encoder.layers, *self.network.unit_encoder.layers]
+
     def train(self, mode: bool = True) -> "SpeechlmTower":
         """Set the mode; frozen layers stay in eval mode, and so does a wholly frozen network: no masks, no dropout."""
         super().train(mode)
         if self.config.trained_layers == 0:
             self.network.eval()
         elif self.config.trained_layers > 0:
-            layers = [*self.network.encoder.layers, *self.network.unit_encoder.layers]
-            for layer in layers[: -self.config.trained_layers]:
+            for layer in self.blocks()[: -self.config.trained_layers]:
                 layer.eval()
         return self
 

@@ -30,9 +30,10 @@ from .curves import PAGE_FILE, write_curves
 from .errors import CheckpointError, TrainError
 from .journal import METRICS_FILE, Journal, Validation, event_writer, last_validation
 from .loss import LossTerms
-from .processes import STEP_PATIENCE, accelerated, check_alike, shared, wait_no_longer_than, watched
+from .processes import STEP_PATIENCE, accelerated, check_alike, of_first, shared, wait_no_longer_than, watched
 from .schedule import parameter_groups, rate_share
 from .settings import flat
+from .sharding import shard, whole
 from .towers import image_tower, image_tower_kind, load_pretrained, weights_fingerprint
 from .train_config import TrainConfig
 from .train_data import Progress, TrainData, fraction, prepare_data
@@ -186,17 +187,15 @@ class _Trainer:
         self.steps_per_epoch = len(self.loader) // config.accumulate
         self.steps = self.steps_per_epoch * config.epochs
         self.step, self.best = 0, None
-        self.model = self._new_model()
+        self.sharded = config.sharded and accelerator.num_processes > 1
+        self.model = self._new_model(is_new=resumed is None)
         self.optimizer = torch.optim.AdamW(parameter_groups(self.model, config), lr=config.lr)
         if resumed:
             restore(config.out, self.model, self.optimizer)
             self.step, self.best = resumed.step, resumed.place["best"]
             self.loader.load_state_dict(resumed.place["reader"])
-        else:
-            load_pretrained(self.model.language)
-            self.model.reset_keys()
         alike = [name for name, _ in self.model.named_buffers() if name.startswith("queues.")]
-        self.shared = shared(accelerator, self.model, alike)
+        self.shared = shared(accelerator, self.model, alike, sharded=self.sharded)
         self.validator = Validator(config, data, accelerator)
         self.alarm = CollapseAlarm(log.warning)
         self.journal = None
@@ -212,11 +211,19 @@ class _Trainer:
         if self.journal is not None:
             self.journal.close()
 
-    def _new_model(self) -> UniBriVL:
+    def _new_model(self, *, is_new: bool) -> UniBriVL:
         config = self.config
+        if config.sharded and not self.sharded:
+            log.warning("sharded is true, but there is one process, which keeps the whole model")
         torch.manual_seed(config.seed)
         model = UniBriVL(config.language_tower, config.tower_options, self.facts["image_dim"], config.loss)
-        return model.to(self.accelerator.device)
+        if is_new:
+            load_pretrained(model.language)
+            model.reset_keys()
+        if not self.sharded:
+            return model.to(self.accelerator.device)
+        shard(model, self.accelerator.device)
+        return model
 
     def run(self, progress: Progress) -> None:
         """Make the steps that are left."""
@@ -245,7 +252,7 @@ class _Trainer:
         self.model.begin_step()
         self.optimizer.zero_grad()
         terms = [self._backward(epoch, number, batch, len(batches)) for number, batch in enumerate(batches)]
-        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.max_grad_norm)
+        norm = whole(torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.max_grad_norm))
         figures = self._figures(terms)
         for what, value in (("loss", figures["loss"]), ("gradient", float(norm))):
             if not math.isfinite(value):
@@ -291,12 +298,13 @@ class _Trainer:
         return dict(zip(names, means.tolist(), strict=True))  # type: ignore[union-attr]
 
     def _log_step(self, figures: dict[str, float], lr: float, step_s: float, waited_s: float) -> None:
+        scales = whole(self.model.log_scale.detach()).exp().tolist()
         if self.journal is None:
             return
         clips = self.config.batch_size * self.config.accumulate
         self.journal.write({
             "step": self.step, "epoch": self.step / self.steps_per_epoch, **figures, "lr": lr,
-            "temperature": [1 / s for s in self.model.log_scale.exp().tolist()],
+            "temperature": [1 / s for s in scales],
             "step_s": round(step_s, 4), "data_wait_s": round(waited_s, 4), "clips_per_s": round(clips / step_s, 2),
         })  # fmt: skip
 
@@ -304,19 +312,19 @@ class _Trainer:
         if self.step % (self.config.validate_every * self.steps_per_epoch) == 0 or self.step == self.steps:
             self._validate()
         is_due = self.step % self.config.checkpoint_every == 0 or self.step == self.steps
-        if is_due and self.accelerator.is_main_process:
-            save_checkpoint(self.config.out, self._state(), self.model, self.optimizer)
+        if is_due:
+            writes = self.accelerator.is_main_process
+            save_checkpoint(self.config.out, self._state(), self.model, self.optimizer, writes=writes)
 
     def _validate(self) -> None:
         scores = self.validator.scores(self.model)
-        merit = mean_figure(scores, self.config.best_by)
+        merit = of_first(self.accelerator, mean_figure(scores, self.config.best_by))  # all must agree on what to keep
         is_best = self.best is None or merit > self.best[self.config.best_by]
         if is_best:
             self.best = {"step": self.step, self.config.best_by: merit}
+            save_best(self.config.out, self._state(), self.model, writes=self.journal is not None)
         if self.journal is None:
             return
-        if is_best:
-            save_best(self.config.out, self._state(), self.model)
         self.journal.write({
             "step": self.step, "epoch": self.step / self.steps_per_epoch, "validated_on": self.data.validated_on,
             "validation": {name: asdict(value) for name, value in scores.items()},

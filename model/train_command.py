@@ -63,7 +63,8 @@ def train(
     Example: unibrivl train try/shards --out try/run --epochs 8 --set clip_s=1.6 --set num_mels=64
 
     Under `torchrun --nproc-per-node 4 -m unibrivl train ...` several processes share every batch of one run; with
-    `--max-restarts` it survives the death of one. Any number of them may resume it. docs/train.md lists all options.
+    `--max-restarts` it survives the death of one. Any number of them may resume it. With `--set sharded=true` each
+    keeps a part of a SpeechLM tower. docs/train.md lists all options.
     """
     folder = opened(shards, cache_dir, cache_gb)
     config = _configured(

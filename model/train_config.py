@@ -19,7 +19,7 @@ BEST_BY = ("mrr", "r10")
 SCHEDULES = ("cosine", "constant")
 PRECISIONS = ("fp32", "bf16")
 DEVICES = ("auto", "cpu")
-ELSEWHERE = ("shards", "out", "device", "workers", "tensorboard")
+ELSEWHERE = ("shards", "out", "device", "sharded", "workers", "tensorboard")
 """Options that change where and how fast a run goes, not what it computes; they are not part of the run."""
 ASIDE = ("shards", "out", "loss", "tower_options")
 """Fields that are no option by themselves."""
@@ -94,6 +94,8 @@ class TrainConfig:
     seed: int = 0
     device: str = "auto"
     """`auto`: a GPU where there is one; or `cpu`."""
+    sharded: bool = False
+    """Whether each of several processes keeps a part of the model; for the SpeechLM towers."""
     workers: int = 0
     """Processes that read and decode; 0: a thread."""
     tensorboard: bool = False
@@ -120,6 +122,11 @@ class TrainConfig:
             )
         check_image_tower(self.image_tower)
         language_options(self.language_tower, self.tower_options)
+        if self.sharded and not hasattr(LANGUAGE_TOWERS[self.language_tower][1], "blocks"):
+            raise ValueError(
+                f"sharded is true, and language tower {self.language_tower} has no layers that processes could share; "
+                "leave it out, or take a speechlm tower"
+            )
 
     def batch_of_each(self, num_processes: int) -> int:
         """Return the clips of a micro-batch that one of several processes takes.

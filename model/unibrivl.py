@@ -158,7 +158,7 @@ class UniBriVL(nn.Module):
             extra_BK = mutual_neighbours(keys, queued, barred_BK, self.loss_config.topk)
         return choose_candidates(self.loss_config, same_BN, offset, barred_BK, extra_BK)
 
-    @torch.inference_mode()
+    @torch.no_grad()  # a model in parts could not train on what it put together in inference mode
     def embed_audio(self, audio_BT: Tensor) -> Tensor:
         """Return g(a), unit norm (B, V): the sound in the image tower's space (Wav2CLIP's inference)."""
         return normalize(self.project_audio(audio_BT), dim=1)

@@ -24,10 +24,14 @@ from unibrivl.model.curves import PAGE_FILE
 from unibrivl.model.errors import TrainError
 from unibrivl.model.train import TrainResult, train
 from unibrivl.model.train_config import TrainConfig
+from unibrivl.shards import ClipShards
 
-from .tiny import TinyConfig, TinyImageTower, TinyTower
+from .tiny import StillConfig, StillTower, TinyConfig, TinyImageTower, TinyTower, metrics
 
 DEADLINE_S = 120
+PROMPTLY_S = 60
+"""For what takes a tenth of a second on a quiet machine, and would be 30 minutes of patience."""
+GONE = "another process of the run in {} is gone or hangs ("
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -87,6 +91,7 @@ class Witness:
 def register_tiny_towers() -> None:
     """Let options name the towers of these tests, in a process of its own."""
     towers.LANGUAGE_TOWERS["tiny"] = (TinyConfig, TinyTower)
+    towers.LANGUAGE_TOWERS["still"] = (StillConfig, StillTower)
     towers.IMAGE_TOWERS["colours"] = TinyImageTower  # type: ignore[assignment]
     torch.set_num_threads(1)
     os.environ["OMP_NUM_THREADS"] = "1"
@@ -129,7 +134,7 @@ def started_apart(configs: list[TrainConfig], orders: Orders = Orders()) -> Iter
     """Start a process for each configuration, as if they were of one run."""
     # a server that has the imports forks the processes: importing in each would take most of the test's time
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["pytest", "unibrivl.model.train"])
+    context.set_forkserver_preload(["pytest", "unibrivl.model.train", "torch.distributed.fsdp"])
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
     processes = [
@@ -158,3 +163,29 @@ def run_to_its_end(config: TrainConfig, world: int, orders: Orders = Orders()) -
     with started(config, world, orders) as processes:
         codes = ended(processes)
     assert codes == [0] * world, {path.name: path.read_text() for path in config.out.parent.glob("error-*")}
+
+
+def keys_of_steps(config: TrainConfig, records: Path, world: int) -> dict[int, list[str]]:
+    """Return the keys of the clips of each step that all processes finished, in their order."""
+    with ClipShards(config.shards, split=config.split) as clips:
+        keys = clips.catalog.table["key"].to_pylist()
+    logs = [(records / f"{rank}.jsonl").read_text().splitlines() for rank in range(world)]
+    steps = [{entry["step"]: entry["clips"] for entry in map(json.loads, lines)} for lines in logs]
+    whole = sorted(set.intersection(*(set(of_rank) for of_rank in steps)))
+    return {step: [keys[p] for parts in zip(*(of[step] for of in steps), strict=True) for part in parts for p in part]
+            for step in whole}  # fmt: skip
+
+
+def losses(run: Path) -> np.ndarray:
+    return np.array([entry["loss"] for entry in metrics(run) if "loss" in entry])
+
+
+def strike(config: TrainConfig, world: int, orders: Orders) -> None:
+    """Let a process of a run be killed in the middle of a step; the others end by themselves, and say why."""
+    assert orders.fault
+    with started(config, world, orders) as processes:
+        codes = ended(processes, PROMPTLY_S)
+    assert codes == [-signal.SIGKILL if rank == orders.fault.rank else 1 for rank in range(world)]
+    told = [path.read_text() for path in config.out.parent.glob("error-*")]
+    assert len(told) == world - 1
+    assert all(line.startswith(GONE.format(config.out)) and "\n" not in line for line in told)

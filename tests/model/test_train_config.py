@@ -102,7 +102,15 @@ def test_what_is_stored_says_which_runs_are_the_same() -> None:
     assert not set(ELSEWHERE) & config.stored().keys()
     elsewhere = dataclasses.replace(config, out=Path("p"), shards=Path("q"), workers=3, tensorboard=True, device="cpu")
     assert elsewhere.stored() == config.stored()
+    apart = make(language_tower="speechlm-base")
+    assert dataclasses.replace(apart, sharded=True).stored() == apart.stored()
     assert dataclasses.replace(config, accumulate=2).stored() != config.stored()
+
+
+@pytest.mark.parametrize("tower", ["wav2clip", "tdnn"])
+def test_a_tower_that_cannot_lie_in_parts_is_refused(tower: str) -> None:
+    with pytest.raises(ValueError, match=rf"sharded is true, and language tower {tower} has no layers"):
+        make(language_tower=tower, sharded=True)
 
 
 def test_processes_share_the_batch_evenly_or_are_refused() -> None:

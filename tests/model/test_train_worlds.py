@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import json
 import os
 import shutil
 import signal
@@ -19,14 +18,21 @@ from unibrivl.model import towers
 from unibrivl.model.checkpoint import CHECKPOINT_FILE, read_state
 from unibrivl.model.loss import LossConfig
 from unibrivl.model.train_config import TrainConfig
-from unibrivl.shards import ClipShards
 
-from .group import Fault, Orders, ended, run_to_its_end, started, started_apart
-from .tiny import TinyConfig, TinyImageTower, TinyTower, assert_same_run, metrics
-
-PROMPTLY_S = 60
-"""For what takes a tenth of a second on a quiet machine, and would be 30 minutes of patience."""
-GONE = "another process of the run in {} is gone or hangs ("
+from .group import (
+    GONE,
+    PROMPTLY_S,
+    Fault,
+    Orders,
+    ended,
+    keys_of_steps,
+    losses,
+    run_to_its_end,
+    started,
+    started_apart,
+    strike,
+)
+from .tiny import TinyConfig, TinyImageTower, TinyTower, assert_same_run
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -55,32 +61,6 @@ def one(config: TrainConfig) -> Path:
     config.out.parent.mkdir()
     run_to_its_end(config, 1, Orders(record=config.out.parent))
     return config.out.parent
-
-
-def keys_of_steps(config: TrainConfig, records: Path, world: int) -> dict[int, list[str]]:
-    """Return the keys of the clips of each step that all processes finished, in their order."""
-    with ClipShards(config.shards, split=config.split) as clips:
-        keys = clips.catalog.table["key"].to_pylist()
-    logs = [(records / f"{rank}.jsonl").read_text().splitlines() for rank in range(world)]
-    steps = [{entry["step"]: entry["clips"] for entry in map(json.loads, lines)} for lines in logs]
-    whole = sorted(set.intersection(*(set(of_rank) for of_rank in steps)))
-    return {step: [keys[p] for parts in zip(*(of[step] for of in steps), strict=True) for part in parts for p in part]
-            for step in whole}  # fmt: skip
-
-
-def losses(run: Path) -> np.ndarray:
-    return np.array([entry["loss"] for entry in metrics(run) if "loss" in entry])
-
-
-def strike(config: TrainConfig, world: int, orders: Orders) -> None:
-    """Let a process of a run be killed in the middle of a step; the others end by themselves, and say why."""
-    assert orders.fault
-    with started(config, world, orders) as processes:
-        codes = ended(processes, PROMPTLY_S)
-    assert codes == [-signal.SIGKILL if rank == orders.fault.rank else 1 for rank in range(world)]
-    told = [path.read_text() for path in config.out.parent.glob("error-*")]
-    assert len(told) == world - 1
-    assert all(line.startswith(GONE.format(config.out)) and "\n" not in line for line in told)
 
 
 def test_one_process_sees_every_clip_once_an_epoch(config: TrainConfig, one: Path) -> None:

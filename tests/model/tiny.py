@@ -2,7 +2,9 @@
 
 import json
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -10,9 +12,21 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from unibrivl.model.checkpoint import CHECKPOINT_FILE, read_state
+from unibrivl.model.speechlm_tower import SpeechlmTower, SpeechlmTowerConfig
 
 TIMING = ("step_s", "data_wait_s", "clips_per_s")
 TINY_IMAGE_DIM = 12
+TINY_SPEECHLM: dict[str, Any] = {
+    "clip_s": 1.0, "head_layers": 1, "hidden_dim": 8,
+    "network": {
+        "conv_layers": [[8, 10, 5], [8, 3, 2], [8, 2, 2], [8, 8, 8]], "dim": 16, "ffn_dim": 24, "heads": 2,
+        "speech_layers": 2, "shared_layers": 2, "conv_pos": 4, "conv_pos_groups": 2, "max_distance": 5,
+        "positions": 99, "final_dim": 4,
+    },
+}  # fmt: skip
+"""Options of a SpeechLM tower that trains in no time; it masks frames and drops layers as the real one does."""
+STILL = {"dropout": 0.0, "attention_dropout": 0.0, "input_dropout": 0.0, "layerdrop": 0.0, "mask_prob": 0.0}
+StillConfig = partial(SpeechlmTowerConfig, **TINY_SPEECHLM | {"network": TINY_SPEECHLM["network"] | STILL})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -43,6 +57,18 @@ class TinyTower(nn.Module):
 
     def forward(self, audio_BT: Tensor) -> Tensor:
         return self.encode(self.features(audio_BT))
+
+
+class StillTower(SpeechlmTower):
+    """A tiny SpeechLM in which nothing is drawn, so that its losses do not depend on who computes what."""
+
+    def __init__(self, config: SpeechlmTowerConfig) -> None:
+        super().__init__(config)
+        for module in self.head.modules():
+            if isinstance(module, nn.Dropout):
+                module.p = 0.0
+            elif isinstance(module, nn.MultiheadAttention):
+                module.dropout = 0.0
 
 
 class TinyImageTower:
