@@ -182,7 +182,7 @@ def test_the_file_holds_a_header_and_tensors_and_no_pickle(run: Path) -> None:
     length = int.from_bytes(data[:8], "little")
     header = json.loads(data[8 : 8 + length])
     metadata = header.pop("__metadata__")
-    assert set(metadata) == {"format", "config", "facts", "place", "step", "steps"}
+    assert set(metadata) == {"format", "config", "facts", "place", "step", "steps", "seal"}
     places = sorted(entry["data_offsets"] for entry in header.values())
     assert [first for first, _ in places] == [0] + [last for _, last in places[:-1]]  # no gap
     assert 8 + length + places[-1][1] == len(data)  # and nothing behind
