@@ -10,6 +10,7 @@ from .. import UnibrivlError
 from ..ingest.commands import SampleName
 from ..shards.console import Json, bar, print_json, print_table, usage
 from .all_command import bench_all
+from .drill_command import bench_drills
 from .generation_commands import GENERATION
 from .human_commands import app as human
 from .row_commands import Out, Seed
@@ -24,6 +25,7 @@ for _name, _command in (TABLES | GENERATION).items():
     app.command(_name)(_command)
 app.command("all")(bench_all)
 app.command("costs")(bench_costs)
+app.command("drills")(bench_drills)
 
 Quick = Annotated[bool, typer.Option("--quick", help="Under a minute, for a first look.")]
 Work = Annotated[Path | None, typer.Option(help="Folder for media and shards. [default: that for temporary files]")]

@@ -3,7 +3,7 @@
 `best.safetensors` is what was best in validation: the model alone, without what only training needs.
 
 Tensors `model.*` are the model, with queues and momentum copies where it has them; `optimizer.*` what else it takes to
-go on. The metadata holds configuration and step as JSON. No pickle is involved, and a reader checks format,
+go on. The metadata holds configuration and step as JSON. No pickle is involved, and a reader checks seal, format,
 configuration and every tensor's shape.
 """
 
@@ -14,14 +14,13 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor, nn
 
-from ..shards.atomic import write_bytes
 from ..shards.checks import parse_json
 from .errors import CheckpointError
 from .imported import tensor_sizes
 from .loss import LossConfig
+from .sealed import SEAL, check_sealed, write_sealed
 from .sharding import read_part, whole
 from .unibrivl import IN_BATCH_ONLY, TRAINING_ONLY, UniBriVL
 from .weights import check_shapes, fit_weights
@@ -33,6 +32,8 @@ REMEDY = "put a copy in its place, or delete it and train again"
 MAX_WIDTH = 1 << 16
 """Of an image tower's output."""
 FILES = {"last": CHECKPOINT_FILE, "best": BEST_FILE}
+ENTRIES = ("format", "config", "facts", "place", "step", "steps", SEAL)
+"""Of the metadata. A seal whose name is damaged must not pass for none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +94,7 @@ def _write(path: Path, tensors: dict[str, Tensor], state: RunState, writes: bool
         "step": str(state.step),
         "steps": str(state.steps),
     }
-    write_bytes(path, save(kept, metadata))
+    write_sealed(path, kept, metadata)
 
 
 def _trained_names(model: nn.Module, optimizer: torch.optim.Optimizer) -> list[str]:
@@ -114,6 +115,8 @@ def read_state(run: Path, which: str = "last") -> RunState:
     try:
         if metadata["format"] != str(RUN_FORMAT):
             raise CheckpointError(f"{run}: run format {metadata['format']}, this program reads {RUN_FORMAT}")
+        if strange := sorted(metadata.keys() - set(ENTRIES)):
+            raise ValueError(f"it has an entry {strange[0][:80]!r}")
         return _checked(RunState(
             parse_json(metadata["config"]), parse_json(metadata["facts"]), int(metadata["step"]),
             int(metadata["steps"]), parse_json(metadata.get("place", "{}")),
@@ -189,9 +192,13 @@ def restore(
     Without an optimiser, queues and momentum copies of the checkpoint may lack a place in the model.
 
     Raises:
-        CheckpointError: a tensor is missing, superfluous or of another shape.
+        CheckpointError: the file is damaged, or a tensor is missing, superfluous or of another shape.
     """
     path, unwanted = run / FILES[which], ()
+    try:
+        check_sealed(path)
+    except (OSError, ValueError) as e:
+        raise CheckpointError(f"{path}: damaged ({e}); {REMEDY}") from e
     if optimizer is None:
         parts = {name for name, _ in model.named_children()}
         unwanted = ("optimizer.", *(f"model.{part}." for part in TRAINING_ONLY if part not in parts))

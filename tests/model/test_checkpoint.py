@@ -1,11 +1,15 @@
 """A run's one file: what goes in comes out, and what is not it is refused in one line."""
 
 import json
+import os
 import resource
+import subprocess
+import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -13,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from unibrivl.model.checkpoint import CHECKPOINT_FILE, RunState, load_model, read_state, restore, save_checkpoint
 from unibrivl.model.errors import CheckpointError
 from unibrivl.model.loss import LossConfig
+from unibrivl.model.sealed import SEAL
 from unibrivl.model.unibrivl import IN_BATCH_ONLY, TRAINING_ONLY, UniBriVL
 
 IMAGE_DIM = 6
@@ -52,12 +57,50 @@ def save_queued(run: Path) -> tuple[UniBriVL, torch.optim.Optimizer]:
 
 
 def rewrite(run: Path, tensors: dict[str, torch.Tensor] | None = None, **metadata: str) -> None:
-    """Write the checkpoint again with other metadata or other tensors."""
+    """Write the checkpoint again with other metadata or other tensors, without a seal as earlier versions did."""
     path = run / CHECKPOINT_FILE
     header = json.loads(path.read_bytes()[8 : 8 + int.from_bytes(path.read_bytes()[:8], "little")])
     found = load_file(path)
-    merged = {k: v for k, v in (header["__metadata__"] | metadata).items() if v}
+    merged = {k: v for k, v in (header["__metadata__"] | metadata).items() if v and k != SEAL}
     save_file(found if tensors is None else tensors, path, metadata=merged)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_flipped_bit_is_seen_wherever_it_is(saved: tuple[Path, UniBriVL, torch.optim.Optimizer], seed: int) -> None:
+    run, model, optimizer = saved
+    path = run / CHECKPOINT_FILE
+    data = bytearray(path.read_bytes())
+    draws = np.random.default_rng(seed)
+    data[draws.integers(len(data))] ^= 1 << draws.integers(8)
+    path.write_bytes(data)
+    for load in (lambda: load_model(run), lambda: (read_state(run), restore(run, model, optimizer))):
+        with pytest.raises(CheckpointError, match=r"checkpoint\.safetensors|run format"):
+            load()
+
+
+def test_a_seal_whose_name_is_damaged_is_no_file_of_an_earlier_version(
+    saved: tuple[Path, UniBriVL, torch.optim.Optimizer],
+) -> None:
+    path = saved[0] / CHECKPOINT_FILE
+    path.write_bytes(path.read_bytes().replace(b'"seal"', b'"sdal"'))
+    assert "has an entry 'sdal'" in refused(saved[0])
+
+
+def test_the_same_state_gives_the_same_bytes_in_every_process(tmp_path: Path) -> None:
+    program = (
+        "import sys, torch\nfrom pathlib import Path\nfrom unibrivl.model.sealed import write_sealed\n"
+        "write_sealed(Path(sys.argv[1]), {'b': torch.ones(3), 'a': torch.zeros(2, 2)}, "
+        "{name: name for name in ('format', 'config', 'facts', 'place', 'step', 'steps', 'größe')})\n"
+    )
+    written = set()
+    for number in range(3):
+        path = tmp_path / str(number)
+        subprocess.run(
+            [sys.executable, "-c", program, str(path)], check=True, env=os.environ | {"PYTHONHASHSEED": "random"}
+        )
+        written.add(path.read_bytes())
+        assert load_file(path)["b"].tolist() == [1, 1, 1]
+    assert len(written) == 1
 
 
 def refused(run: Path) -> str:
@@ -139,7 +182,7 @@ def test_the_file_holds_a_header_and_tensors_and_no_pickle(run: Path) -> None:
     length = int.from_bytes(data[:8], "little")
     header = json.loads(data[8 : 8 + length])
     metadata = header.pop("__metadata__")
-    assert set(metadata) == {"format", "config", "facts", "place", "step", "steps"}
+    assert set(metadata) == {"format", "config", "facts", "place", "step", "steps", "seal"}
     places = sorted(entry["data_offsets"] for entry in header.values())
     assert [first for first, _ in places] == [0] + [last for _, last in places[:-1]]  # no gap
     assert 8 + length + places[-1][1] == len(data)  # and nothing behind
