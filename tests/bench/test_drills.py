@@ -37,8 +37,12 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Stage:
     return made
 
 
-def test_one_quick_round_injects_every_kind_and_nothing_is_lost(tmp_path: Path) -> None:
+def test_one_quick_round_injects_every_kind_and_nothing_is_lost(
+    stage: Stage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     told: list[str] = []
+    monkeypatch.setattr(drills, "Stage", lambda folder, seed, epochs: stage)
+    monkeypatch.setattr(Stage, "make", lambda self, say: None)  # it is made
     config = DrillsConfig(quick=True, work=tmp_path, kinds=("kill", "disk", "source"))
     result = run_drills(config, lambda done, total, text: told.append(text))
     assert (result["lost"], result["doubled"], result["wrong"]) == (0, 0, 0), result["cases"]
