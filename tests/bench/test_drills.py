@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from http.client import HTTPException
 from pathlib import Path
 from urllib.request import urlopen
 
@@ -18,7 +19,7 @@ from typer.testing import CliRunner
 
 from unibrivl.bench import drill_torn, drills
 from unibrivl.bench.drill_account import Account, items_of
-from unibrivl.bench.drill_interrupt import clock, full_disk, kill, kill_change
+from unibrivl.bench.drill_interrupt import clock, kill, kill_change
 from unibrivl.bench.drill_stage import Ended, Stage, contents
 from unibrivl.bench.drill_torn import damage, readers, torn_index, torn_run, torn_shards
 from unibrivl.bench.drill_web import flapping
@@ -52,20 +53,12 @@ def test_one_quick_round_injects_every_kind_and_nothing_is_lost(
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("name", ["run", "index"])
 @pytest.mark.slow
-def test_training_and_indexing_end_as_if_they_had_not_been_killed(stage: Stage, name: str) -> None:
+def test_training_ends_as_if_it_had_not_been_killed(stage: Stage) -> None:
     account = Account()
-    kill(stage, account, Draws(1), "case", name)
+    kill(stage, account, Draws(1), "case", "run")
     assert account.is_clean, account
     assert sum(account.injected.values()) >= 1
-
-
-@pytest.mark.slow
-def test_an_index_on_a_full_disk_is_made_when_there_is_room(stage: Stage) -> None:
-    account = Account()
-    full_disk(stage, account, Draws(2), "case", "index")
-    assert account.is_clean and sum(account.injected.values()) == 1, account
 
 
 def test_changes_killed_leave_the_old_index_or_the_new_one(stage: Stage) -> None:
@@ -106,8 +99,7 @@ def test_the_account_sees_a_lost_and_a_doubled_clip(stage: Stage) -> None:
     assert account.lost == [f"case: {keys[0]}"] and account.doubled == [f"case: {keys[-1]}"]
     pq.write_table(table.slice(1), path)
     account.shards("case", root, wanted)
-    assert any("its SHA-256" in line or "damaged" in line for line in account.wrong)
-    assert not account.is_clean
+    assert account.wrong and str(root) in account.wrong[0]
     for suffix in (".tar", ".tar.idx", ".parquet", ".commit.json"):
         commit.path(suffix).unlink()
     fresh = Account()
@@ -188,7 +180,7 @@ def test_a_source_flaps_and_tells_how_often(tmp_path: Path) -> None:
             try:
                 with urlopen(f"{source.url}/a.mp4", timeout=10) as answer:
                     good += answer.read() == b"x" * 5000
-            except OSError:
+            except (OSError, HTTPException):
                 continue
     assert good >= 15 and source.injected["503"] <= 1
     assert source.injected.keys() >= {"500", "cut", "reset", "slow"}
