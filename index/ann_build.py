@@ -94,9 +94,9 @@ def _empty(factory: str, dim: int, seed: int) -> tuple[Any, Any]:
 
 def _train(index: Any, ivf: Any, sample_ND: np.ndarray, lists: Lists) -> Lists:
     """Train an index, around given centroids if there are such; return what its lists are."""
-    if SHARED_KIND.fullmatch(lists.kind):
-        if lists.centroids_LD is None:
-            lists = replace(lists, centroids_LD=_centroids(lists.kind, sample_ND, ivf.cp.seed))
+    if lists.centroids_LD is None and SHARED_KIND.fullmatch(lists.kind):
+        lists = replace(lists, centroids_LD=_centroids(lists.kind, sample_ND, ivf.cp.seed))
+    if lists.centroids_LD is not None:
         ivf.quantizer.train(lists.centroids_LD)
         _link(ivf.quantizer, lists.centroids_LD)
     index.train(sample_ND)

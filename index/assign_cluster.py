@@ -20,7 +20,7 @@ from .. import __version__
 from ..shards.atomic import temporary_path, write_file
 from ..shards.cluster import MAX_LOSSES, ClusterConfig, check_same, connected, end_tasks, see, this_node
 from ..shards.commit import describe_file
-from .assign import Assign, assign_block
+from .assign import Assign, assign_block, assign_rows
 from .errors import IndexStoreError
 from .library import load_faiss
 from .plan import ASSIGN_ROWS
@@ -46,9 +46,9 @@ class Stretch:
     count: int
 
 
-def assign_on(cluster: ClusterConfig | None) -> Assign | None:
-    """Return what assigns on a cluster; None: there is none."""
-    return None if cluster is None else partial(assign_on_cluster, cluster)
+def assign_on(cluster: ClusterConfig | None) -> Assign:
+    """Return what finds lists on a cluster, or without one in this process."""
+    return assign_rows if cluster is None else partial(assign_on_cluster, cluster)
 
 
 def assign_on_cluster(cluster: ClusterConfig, quantizer: Any, vectors_ND: np.ndarray) -> np.ndarray:
