@@ -12,6 +12,7 @@ import pytest
 
 from unibrivl.bench.speed_index_data import Vectors, make_vectors
 from unibrivl.index import assign_cluster
+from unibrivl.index.ann import FILE
 from unibrivl.index.assign_cluster import Stretch, assign_on, assign_stretch, software
 from unibrivl.index.build import CONTENTS, EMBEDDED, IndexConfig, build_index
 from unibrivl.index.errors import IndexStoreError
@@ -19,6 +20,8 @@ from unibrivl.index.gate import equip
 from unibrivl.index.plan import ASSIGN_ROWS, SearchConfig
 from unibrivl.index.segment import GIVEN_SCHEMA, draft_segment, seal_segment
 from unibrivl.index.snapshot import open_snapshot
+from unibrivl.model.embed_set import embed_set
+from unibrivl.model.embed_shard import EmbedConfig
 from unibrivl.shards.atomic import TEMPORARY_MARK
 from unibrivl.shards.cluster import ClusterConfig
 from unibrivl.shards.commit import describe_file
@@ -63,14 +66,16 @@ def while_both_nodes_are_lost(cluster: Any, process: str, work: Callable[[], Any
     """
     with ThreadPoolExecutor(1) as pool:
         done = pool.submit(work)
-        wait_for(lambda: len(processes(process)) == 2 or done.done(), "work on both nodes")
-        assert not done.done()
-        killed = processes(process)
-        for node in list(cluster.worker_nodes):
-            cluster.remove_node(node, allow_graceful=False)
-        assert len(killed) == 2 and not processes(process) and not done.done()
-        for _ in range(2):
-            cluster.add_node(**NODE)
+        try:
+            wait_for(lambda: len(processes(process)) == 2 or done.done(), "work on both nodes")
+            killed = processes(process)
+            for node in list(cluster.worker_nodes):
+                cluster.remove_node(node, allow_graceful=False)
+            wait_for(lambda: not set(killed) & set(processes(process)), "the end of those who worked")
+            assert len(killed) == 2 and not done.done()
+        finally:
+            while len(cluster.worker_nodes) < 2:
+                cluster.add_node(**NODE)
         return done.result(WAIT_S)
 
 
@@ -97,11 +102,10 @@ def test_lists_are_those_of_one_process_though_both_nodes_are_lost(
     assert len(found) == 3 and found == wanted
 
 
-@pytest.mark.parametrize("search", [SearchConfig(), SearchConfig(recall=0.5, factory="IVF2,SQ8")])
 def test_an_index_of_a_run_is_that_of_one_process(
-    cluster: Any, run: Path, shards: Path, tmp_path: Path, one_loading: None, search: SearchConfig
+    cluster: Any, run: Path, shards: Path, tmp_path: Path, one_loading: None
 ) -> None:
-    quiet = IndexConfig(run=run, shards=shards, out=tmp_path / "quiet", search=search)
+    quiet = IndexConfig(run=run, shards=shards, out=tmp_path / "quiet")
     wanted = build_index(quiet)
     config = replace(quiet, out=tmp_path / "out", cluster=ClusterConfig(address=cluster.address))
 
@@ -124,6 +128,21 @@ def test_an_index_of_a_run_is_that_of_one_process(
     assert open_snapshot(config.out).manifest["segments"] == open_snapshot(quiet.out).manifest["segments"]
     assert not (config.out / EMBEDDED).exists()
     assert not build_index(replace(config, cluster=ClusterConfig(address="127.0.0.1:9"))).built
+
+
+def test_an_approximate_index_of_given_embeddings_is_that_of_one_process(
+    cluster: Any, run: Path, shards: Path, tmp_path: Path, one_loading: None
+) -> None:
+    embed_set(EmbedConfig(run=run, shards=shards, out=tmp_path / "embedded"))
+    search = SearchConfig(recall=0.5, factory="IVF2,SQ8")
+    quiet = IndexConfig(run=run, shards=shards, out=tmp_path / "quiet", search=search)
+    config = replace(
+        quiet, out=tmp_path / "out", embeddings=tmp_path / "embedded", cluster=ClusterConfig(address=cluster.address)
+    )
+    build_index(quiet)
+    build_index(config)
+    assert segment_files(config.out) == segment_files(quiet.out)
+    assert sum(Path(name).name == FILE for name in segment_files(config.out)) == len(CONTENTS)
 
 
 def test_a_cluster_that_cannot_be_used_is_one_line_and_leaves_the_old_index(
