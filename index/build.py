@@ -3,6 +3,7 @@
 import os
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,13 @@ import pyarrow as pa
 import pyarrow.compute
 
 from ..model.embed import Encoder, load_encoder
+from ..model.embed_set import embed_set
+from ..model.embed_shard import EmbedConfig
 from ..shards import ClipShards, read_dataset
 from ..shards.arrays import array_of
 from ..shards.catalog import committed_shards
+from ..shards.cluster import ClusterConfig, connected
+from .assign_cluster import assign_on
 from .captions import CAPTIONS, embed_captions
 from .embedded import read_embeddings
 from .errors import IndexMismatchError, IndexStoreError
@@ -23,12 +28,14 @@ from .memory import check_memory, peak_rss_mb
 from .merge import merged_drafts, needs_merging
 from .plan import SearchConfig
 from .recorded import not_measured
-from .segment import GIVEN_SCHEMA, Draft, draft_segment, seal_segment
+from .segment import GIVEN_SCHEMA, Draft, discard, draft_segment, seal_segment
 from .snapshot import Snapshot, Tombstones, open_snapshot, publish, writing
 
 pc: Any = pyarrow.compute  # its functions are made at run time, unknown to type checkers
 CANARY_DIGITS = 6
 MODES = ("replace", "append", "upsert")
+EMBEDDED = ".embeddings"
+"""Folder within the index of what a cluster has embedded, until it is published: a command that is stopped goes on."""
 CONTENTS = {"audio": "audio_sha256", "image": "frame_sha256"}
 """Modality to the column of the catalog that tells equal contents."""
 
@@ -51,6 +58,8 @@ class IndexConfig:
     embeddings: Path | None = None
     """Folder that `unibrivl embed` wrote for these shards, to be read in place of embedding them here."""
     search: SearchConfig = field(default_factory=SearchConfig)
+    cluster: ClusterConfig | None = None
+    """The Ray cluster that embeds, and finds each row's list; None: this process."""
 
     def __post_init__(self) -> None:
         """Refuse what there is not."""
@@ -81,7 +90,9 @@ def build_index(config: IndexConfig, progress: Progress = lambda done, total, te
 
     Raises:
         CheckpointError, ShardError: the run or the shards are missing or damaged.
-        IndexStoreError: `out` cannot be written, memory does not suffice, or an item to append is there already.
+        IndexStoreError: `out` cannot be written, memory does not suffice, an item to append is there already, or there
+            is no such cluster.
+        TrainError: the cluster keeps losing those who embed, or one of its machines has other files.
         IndexMismatchError: `out` was built by another encoder than what is to be appended.
         GateError: the index asked for does not reach the recall.
     """
@@ -92,7 +103,10 @@ def build_index(config: IndexConfig, progress: Progress = lambda done, total, te
         before = _current(config.out) if config.mode == "replace" else _appendable(config, encoder)
         is_there = before is not None and _holds(before, config, encoder, source)
         if before is None or not is_there:
-            _publish(config, encoder, source, before if config.mode != "replace" else None, progress)
+            with connected(config.cluster, IndexStoreError) if config.cluster else nullcontext():
+                _publish(config, encoder, source, before if config.mode != "replace" else None, progress)
+        if (config.out / EMBEDDED).exists():
+            discard(config.out / EMBEDDED)
         snapshot = open_snapshot(config.out)
     return IndexResult(
         config.out, snapshot.id, snapshot.counts(), not is_there, time.monotonic() - started, peak_rss_mb()
@@ -166,7 +180,7 @@ def _publish(
         check_memory(held + len(clips), encoder.dim, config.search)
         given = {modality: rows_of(clips, modality, sources.index(source)) for modality in CONTENTS}
         gone = _replaced(before, given, config) if before else {}
-        drafts = _embed(config, encoder, clips, given, progress)
+        drafts = _draft(config, encoder, clips, given, progress)
     segments = list(before.manifest["segments"]) if before else []
     asked = config.search.asked()
     if before is not None and not needs_merging(before, drafts, config.search):
@@ -175,7 +189,7 @@ def _publish(
         if before is not None:
             drafts, segments, gone = merged_drafts(config.out / "segments", before, gone, drafts), [], {}
         words = embed_captions(encoder, drafts, config.search, progress)
-        evaluation = equip(drafts, words, config.search, progress, {"text": CAPTIONS})
+        evaluation = equip(drafts, words, config.search, progress, {"text": CAPTIONS}, assign_on(config.cluster))
         evaluation |= not_measured(evaluation, encoder.fingerprints())
         search = evaluation.pop("search")
     for entry in (seal_segment(draft, config.out / "segments") for draft in drafts):
@@ -230,11 +244,11 @@ def _replaced(before: Snapshot, given: dict[str, pa.Table], config: IndexConfig)
     return gone
 
 
-def _embed(
+def _draft(
     config: IndexConfig, encoder: Encoder, clips: ClipShards, given: dict[str, pa.Table], progress: Progress
 ) -> list[Draft]:
     """Write a draft for sounds and one for pictures."""
-    done = 0
+    folder, done = _embedded(config, encoder, progress), 0
 
     def count(number: int) -> None:
         nonlocal done
@@ -242,10 +256,22 @@ def _embed(
         progress(done, 2 * len(clips), "sounds and pictures embedded")
 
     def blocks(modality: str) -> Iterator[np.ndarray]:
-        if config.embeddings is not None:
-            yield from read_embeddings(config.embeddings, clips, modality, encoder.fingerprints(), count)
+        if folder is not None:
+            yield from read_embeddings(folder, clips, modality, encoder.fingerprints(), count)
         else:
             yield from encoder.audio_blocks(clips, count) if modality == "audio" else encoder.image_blocks(clips, count)
 
     directory = config.out / "segments"
     return [draft_segment(directory, modality, blocks(modality), rows) for modality, rows in given.items()]
+
+
+def _embedded(config: IndexConfig, encoder: Encoder, progress: Progress) -> Path | None:
+    """Return the folder of embeddings to read; a cluster makes it first. None: they are made here."""
+    if config.embeddings is not None or config.cluster is None:
+        return config.embeddings
+    folder = config.out / EMBEDDED
+    asked = EmbedConfig(
+        run=config.run, shards=config.shards, out=folder, image_tower=config.image_tower, cluster=config.cluster
+    )
+    embed_set(asked, progress, encoder)
+    return folder

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..model.train_command import Moved
-from ..shards.console import CacheDir, CacheGb, Json, bar, opened, print_json, print_table, usage
+from ..shards.console import Address, CacheDir, CacheGb, Engine, Json, bar, opened, print_json, print_table, usage
 
 if TYPE_CHECKING:
     from .changes import Changed
@@ -54,6 +54,8 @@ def index(
     factory: Factory = None,
     seed: Seed = None,
     image_tower: Moved = None,
+    engine: Engine = "local",
+    address: Address = None,
     cache_dir: CacheDir = None,
     cache_gb: CacheGb = 100.0,
     as_json: Json = False,
@@ -62,9 +64,11 @@ def index(
 
     Small indexes are searched exactly. Large ones get an approximate index whose recall is measured, with queries of
     each kind, before it is published. The same command again does nothing; --append puts further shards beside it.
+    With --engine ray a cluster does what takes longest, and the bytes are the same.
 
     Example: unibrivl index try/run try/shards --out try/index
     """
+    from ..shards.cluster import cluster_of
     from .build import IndexConfig, build_index
     from .snapshot import asked_before
 
@@ -76,7 +80,7 @@ def index(
         config = IndexConfig(
             run=run, shards=folder, out=out, image_tower=image_tower, embeddings=embeddings,
             search=_search(before, recall=recall, memory_gb=memory, exact=exact, factory=factory, seed=seed),
-            mode="append" if append else "upsert" if upsert else "replace",
+            cluster=cluster_of(engine, address), mode="append" if append else "upsert" if upsert else "replace",
         )  # fmt: skip
     with bar("index") as step:
         result = build_index(config, step)

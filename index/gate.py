@@ -15,8 +15,9 @@ import numpy as np
 
 from ..shards.atomic import write_file
 from .ann import FILE, LEVELS, Setting, open_ann
-from .ann_build import build_ann, centroids
+from .ann_build import Lists, build_ann
 from .asked import Asked, gather_queries
+from .assign import Assign, assign_rows
 from .background import measure_background
 from .errors import GateError
 from .exact import ExactScan
@@ -82,6 +83,7 @@ class Job:
     asked: Mapping[str, Asked]
     config: SearchConfig
     say: Callable[[str], None]
+    assign: Assign
 
     @property
     def exact_parts(self) -> tuple[Part, ...]:
@@ -99,6 +101,7 @@ def equip(
     config: SearchConfig,
     progress: Progress = lambda done, total, text: None,
     sources: Mapping[str, str] | None = None,
+    assign: Assign = assign_rows,
 ) -> dict[str, Any]:
     """Give each draft the index it needs, in `ann.faiss`, and return what was measured: the content of `eval.json`.
 
@@ -109,6 +112,7 @@ def equip(
         config: recall wanted, memory (which `check_memory` has allowed), kind of index.
         progress: called with steps done, steps in all and what is done.
         sources: by modality, where queries come from, if they are not held out.
+        assign: finds the list of each row, here or on a cluster.
 
     Raises:
         GateError: the index asked for by name cannot be, or does not reach the recall.
@@ -121,7 +125,7 @@ def equip(
     for target in sorted(vectors):
         mine = tuple(draft for draft in drafts if draft.modality == target)
         asked = gather_queries(vectors, queries, target, config.seed, sources)
-        job = Job(target, mine, tuple(ExactScan(draft.vectors_ND) for draft in mine), asked, config, say)
+        job = Job(target, mine, tuple(ExactScan(draft.vectors_ND) for draft in mine), asked, config, say, assign)
         search, directions, segments = _equip_modality(job)
         evaluation["search"][target], evaluation["segments"][target] = search, segments
         evaluation["directions"] |= directions
@@ -199,8 +203,8 @@ def _half(trial: Trial, which: int) -> Trial:
 
 
 def _candidates(job: Job, trials: Mapping[str, Trial]) -> Iterator[Candidate]:
-    """Build and tune one candidate after the other; centroids are found once."""
-    lists: dict[int, np.ndarray] = {}
+    """Build and tune one candidate after the other; lists, and which row is in which, are found once."""
+    lists: dict[int, Lists] = {}
     rows = max(len(scan.vectors_ND) for scan in job.scans if job.is_approximate(scan))
     for factory in chosen_factories(rows, job.scans[0].vectors_ND.shape[1], job.config):
         parts, size, cpu_s = [], 0.0, 0.0
@@ -209,8 +213,8 @@ def _candidates(job: Job, trials: Mapping[str, Trial]) -> Iterator[Candidate]:
                 parts.append(Part(str(number), scan, None, None))
                 continue
             job.say(f"{job.target}: {factory} is built")
-            built = build_ann(scan, factory, job.config.seed, lists.get(number))
-            lists[number] = centroids(built.ann.index)
+            built = build_ann(scan, factory, job.config.seed, lists.get(number), job.assign)
+            lists[number] = built.lists
             parts.append(Part(str(number), scan, built.ann, None))
             size, cpu_s = max(size, built.bytes_per_vector), cpu_s + built.cpu_s
         yield _tuned(job, Candidate(factory, tuple(parts), {}, 0.0, size, cpu_s, ""), trials)

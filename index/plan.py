@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from ..shards.checks import check_ranges
+from .library import load_faiss
 from .search import EXACT_MAX_NUMBERS
 
 GRAPH_ROWS = 2_000_000
@@ -20,6 +21,10 @@ TRAIN_MIN = 65_536
 """Least training vectors where there are as many: the short codes are trained on them too."""
 ADD_ROWS = 16_384
 """Rows widened and added at a time."""
+ASSIGN_ROWS = 4096
+"""Rows whose lists a thread finds at a time; FAISS multiplies as many."""
+PLACING_BYTES = 20
+"""Of a row while it is put into its list: the list's number, and the order of rows by list and of their codes."""
 PROGRAM_BYTES = 600 * 2**20
 """Interpreter, torch, FAISS and NumPy."""
 GROWTH = 2
@@ -115,10 +120,16 @@ def estimate_memory(rows: int, dim: int, config: SearchConfig) -> MemoryEstimate
     sample = train_rows(rows) * dim * 4
     codes = rows * GROWTH * sum(code_bytes(name, dim) + 8 for name in chosen_factories(rows, dim, config))
     centroids = 4 * num_lists(rows) * dim * 4
-    block = 3 * ADD_ROWS * (dim * 4 + 4096)
+    block = 3 * ADD_ROWS * (dim * 4 + 4096) + assigning_threads() * ASSIGN_ROWS * (dim * 6 + 4096)
+    codes += rows * PLACING_BYTES
     total = PROGRAM_BYTES + max(2 * sample, codes + block) + centroids
     parts = f"program {_mb(PROGRAM_BYTES)}, training {_mb(2 * sample)}, codes {_mb(codes + block)}"
     return MemoryEstimate(total, f"{rows:,} rows of {dim} numbers: {_mb(total)} ({parts}, lists {_mb(centroids)})")
+
+
+def assigning_threads() -> int:
+    """Return how many blocks of rows are assigned at one time: one a thread of FAISS's."""
+    return int(load_faiss().omp_get_max_threads())
 
 
 def chosen_factories(rows: int, dim: int, config: SearchConfig) -> list[str]:

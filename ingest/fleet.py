@@ -14,7 +14,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from ..shards.cluster import MAX_LOSSES, NAMESPACE, ClusterConfig, connected
+from ..shards.cluster import MAX_LOSSES, NAMESPACE, ClusterConfig, connected, end_tasks, see
 from ..shards.commit import commit_path
 from .errors import IngestError
 from .machine import LOCK_FILE, Desk, make_shard
@@ -23,12 +23,8 @@ from .worker import ShardTask, WorkerConfig
 
 LISTEN_S = 0.5
 """Between two looks at what was reported."""
-STOP_S = 10.0
-"""How long tasks that were told to end may take; then they are killed, and may as long again."""
 DESK_S = 10.0
 """How long the desk of a run that was killed may take to go."""
-SEEN_S = 90.0
-"""How long a file that another machine wrote may stay unseen here; NFS remembers for up to 60 s what was not there."""
 
 
 class Fleet:
@@ -105,12 +101,8 @@ class Fleet:
 
     def _see(self, task: ShardTask) -> None:
         """Wait until the shard is seen here, too; a repair may have left it as it was."""
-        path = commit_path(self.config.out, task.split, task.name)
-        until = time.monotonic() + SEEN_S
-        while not (task.repair or path.exists()):
-            if time.monotonic() > until:
-                raise IngestError(f"{path}: written by another machine, but not to be seen here; is that one folder?")
-            time.sleep(LISTEN_S)
+        if not task.repair:
+            see(commit_path(self.config.out, task.split, task.name), IngestError)
 
     def _open_desk(self) -> Any:
         """Start the actor where this process is: they live and die together. A folder has one in the whole cluster."""
@@ -135,13 +127,8 @@ class Fleet:
         """End what still runs, and wait until it has ended: nobody writes after this."""
         from ray.exceptions import RayError
 
+        end_tasks(self.ray, self.running)
         with suppress(RayError):
-            for force in (False, True):
-                left = list(self.running)
-                for one in left:
-                    self.ray.cancel(one, force=force)
-                if not left or not self.ray.wait(left, num_returns=len(left), timeout=STOP_S)[1]:
-                    break
             self.ray.kill(self.desk)
 
     @contextmanager

@@ -82,23 +82,26 @@ class Encoder:
     def audio_blocks(
         self, clips: ClipShards, progress: Callable[[int], None] = lambda count: None
     ) -> Iterator[np.ndarray]:
-        """Yield the embeddings of every clip's sound, in catalog order; sounds are read and decoded ahead."""
-        sounds_only = clips.take(np.arange(len(clips)), fields=("audio",))
-        with sounds_only, sounds_only.loader(batch_size=BATCH, shuffle="none", drop_last=False) as loader:
-            for batch in decoded(loader):
-                block = self.audio(sounds_of(batch))
-                progress(len(block))
-                yield block
+        """Yield the embeddings of every clip's sound, in catalog order; sounds are read and decoded ahead.
+
+        A batch never has clips of two shards: what else is in it may change an embedding's last bits, and machines that
+        embed a shard each must come to the same.
+        """
+        for positions in _by_shard(clips):
+            sounds_only = clips.take(positions, fields=("audio",))
+            with sounds_only, sounds_only.loader(batch_size=BATCH, shuffle="none", drop_last=False) as loader:
+                for batch in decoded(loader):
+                    block = self.audio(sounds_of(batch))
+                    progress(len(block))
+                    yield block
 
     def image_blocks(
         self, clips: ClipShards, progress: Callable[[int], None] = lambda count: None
     ) -> Iterator[np.ndarray]:
         """Yield the embeddings of every clip's picture, in catalog order, a shard at a time; what is kept is read."""
-        for number in range(len(clips.catalog.shards)):
-            positions = np.flatnonzero(clips.shard_of_clip == number)
-            if len(positions):
-                with clips.take(positions) as part:
-                    yield image_embeddings(part, self.images, progress)
+        for positions in _by_shard(clips):
+            with clips.take(positions) as part:
+                yield image_embeddings(part, self.images, progress)
 
     def all_audio(self, clips: ClipShards, progress: Callable[[int], None] = lambda count: None) -> np.ndarray:
         """Return the embeddings of every clip's sound, in catalog order."""
@@ -119,6 +122,14 @@ class Encoder:
         picture = np.stack([np.tile(ramp, (64, 1)), np.tile(ramp[:, None], 64), np.full((64, 64), 128.0)], axis=-1)
         found = {"audio": self.audio([tone])[0], "image": self.image([picture.astype(np.uint8)])[0]}
         return found if self.words is None else found | {"text": self.text([CANARY_TEXT])[0]}
+
+
+def _by_shard(clips: ClipShards) -> Iterator[np.ndarray]:
+    """Yield the positions of each shard's clips, in catalog order."""
+    for number in range(len(clips.catalog.shards)):
+        positions = np.flatnonzero(clips.shard_of_clip == number)
+        if len(positions):
+            yield positions
 
 
 def load_encoder(

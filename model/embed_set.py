@@ -32,15 +32,21 @@ class EmbedResult:
 
 
 def embed_set(
-    config: EmbedConfig, progress: Callable[[int, int, str], None] = lambda done, total, text: None
-) -> EmbedResult:
+    config: EmbedConfig, progress: Callable[[int, int, str], None] = lambda done, total, text: None,
+    encoder: Encoder | None = None,
+) -> EmbedResult:  # fmt: skip
     """Embed every clip of a set.
+
+    Args:
+        config: what to embed, and where to.
+        progress: called with clips done, clips in all and the shard that was done.
+        encoder: of the run, if it is loaded already.
 
     Raises:
         CheckpointError, ShardError: the run or the shards are missing or damaged.
         TrainError: `out` holds something else, or there is no such cluster.
     """
-    encoder = load_encoder(config.run, config.image_tower, which=config.which)
+    encoder = encoder or load_encoder(config.run, config.image_tower, which=config.which)
     about = {"format": EMBEDDINGS_FORMAT, "dim": encoder.dim, "fingerprints": encoder.fingerprints()}
     with ClipShards(config.shards, split=config.split) as clips:
         _claim(config.out, about)

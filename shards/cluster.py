@@ -7,9 +7,13 @@ import io
 import logging
 import os
 import socket
-from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stdout
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, redirect_stdout, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from .. import UnibrivlError
@@ -18,9 +22,19 @@ from .checks import first_line
 NAMESPACE = "unibrivl"
 CONNECT_S = 5.0
 """How long a cluster's address may be silent; Ray itself would ask for some minutes."""
+ANSWER_S = 30.0
+"""How long what is at the address may take to answer as the head of a cluster, a process that asks included."""
+ASK = "import sys; from ray._raylet import GcsClient; GcsClient(address=sys.argv[1])"
+"""Asks a head for its cluster; nothing stops it from inside, so it is a process of its own."""
 ENGINES = ("local", "ray")
 MAX_LOSSES = 8
 """How often a shard may lose its worker to the death of a process or a machine before the run ends."""
+STOP_S = 10.0
+"""How long tasks that were told to end may take; then they are killed, and may as long again."""
+SEEN_S = 90.0
+"""How long a file that another machine wrote may stay unseen here; NFS remembers for up to 60 s what was not there."""
+LOOK_S = 0.5
+"""Between two looks for such a file."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -79,11 +93,24 @@ def _connect(ray: Any, config: ClusterConfig, error: type[UnibrivlError]) -> Non
         host, _, port = address.rpartition(":")
         if port.isdecimal():
             socket.create_connection((host, int(port)), timeout=CONNECT_S).close()
+            _ask(address)
         ray.init(address=address, namespace=NAMESPACE, log_to_driver=False, logging_level=logging.ERROR)
     except OSError as e:  # Ray's own ConnectionError too
         raise error(f"no Ray cluster at {address} ({first_line(e)}); {hint}") from e
     except (RuntimeError, ValueError) as e:
         raise error(f"the Ray cluster at {address} cannot be used: {_one_line(e)}") from e
+
+
+def _ask(address: str) -> None:
+    """Wait for the answer of a head; what it says is left to Ray.
+
+    Raises:
+        OSError: there is none.
+    """
+    try:
+        subprocess.run([sys.executable, "-c", ASK, address], timeout=ANSWER_S, capture_output=True, check=False)
+    except subprocess.TimeoutExpired as e:
+        raise OSError(f"the port is open, but does not answer as Ray's within {ANSWER_S:g} s") from e
 
 
 @contextmanager
@@ -100,6 +127,32 @@ def explained(error: type[UnibrivlError]) -> Iterator[None]:
     except RayError as e:
         again = "nothing is lost: mend the cluster and run the same command again"
         raise error(f"the Ray cluster failed ({type(e).__name__}: {first_line(e)}); {again}") from e
+
+
+def end_tasks(ray: Any, tasks: Iterable[Any]) -> None:
+    """End tasks that still run, and wait until they have ended: they write nothing after this."""
+    from ray.exceptions import RayError
+
+    left = list(tasks)
+    with suppress(RayError):
+        for force in (False, True):
+            for task in left:
+                ray.cancel(task, force=force)
+            if not left or not ray.wait(left, num_returns=len(left), timeout=STOP_S)[1]:
+                break
+
+
+def see(path: Path, error: type[UnibrivlError]) -> None:
+    """Wait until a file that another machine wrote is seen here, too.
+
+    Raises:
+        UnibrivlError: of the kind `error`: it is not.
+    """
+    until = time.monotonic() + SEEN_S
+    while not path.exists():
+        if time.monotonic() > until:
+            raise error(f"{path}: written by another machine, but not to be seen here; is that one folder?")
+        time.sleep(LOOK_S)
 
 
 def this_node() -> str:

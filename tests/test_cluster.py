@@ -5,11 +5,10 @@ Media come from a web server that holds one back until the test has killed whoev
 
 import json
 import os
-import shutil
 import signal
+import socket
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections import Counter
@@ -30,12 +29,10 @@ from unibrivl.ingest.sources import RemoteConfig
 from unibrivl.shards.cluster import ClusterConfig, connected
 from unibrivl.shards.verify import verify
 
+from .clusters import NODE, WAIT_S, processes, ray_cluster, wait_for
 from .ingest.web import Web, serve
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600), pytest.mark.filterwarnings("ignore::FutureWarning:ray")]
-NODE = {"num_cpus": 1, "object_store_memory": 80_000_000}
-WAIT_S = 120.0
-"""For what happens in seconds on a machine that has nothing else to do."""
 GONE = "gone.mp4"
 COMMAND = """
 import signal
@@ -46,52 +43,10 @@ main()
 """
 
 
-def wait_for(happened: Callable[[], Any], what: str) -> Any:
-    until = time.monotonic() + WAIT_S
-    while not (found := happened()):
-        assert time.monotonic() < until, f"waited for {what}"
-        time.sleep(0.05)
-    return found
-
-
-def processes(word: str) -> list[int]:
-    """Return the processes whose command line has `word` in it."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            if word.encode() in path.read_bytes():
-                found.append(int(path.parent.name))
-        except OSError:  # it has just ended
-            continue
-    return found
-
-
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Any]:
-    """Return a cluster of a head without cores and two nodes of one core; nothing of it is left afterwards."""
-    pytest.importorskip("ray")
-    before = set(processes("ray::"))
-    folder = tempfile.mkdtemp(prefix="ray-", dir="/tmp")  # sockets lie in it, whose names may have 107 bytes
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-        patch.setenv("RAY_TMPDIR", folder)
-        from ray.cluster_utils import Cluster
-
-        head = {"num_cpus": 0, "object_store_memory": 80_000_000, "include_dashboard": False}
-        try:
-            cluster = Cluster(initialize_head=True, head_node_args=head)
-        except Exception as e:  # containers may forbid what Ray's own servers need
-            pytest.skip(f"Ray starts no cluster on this machine: {e}")
-        try:
-            for _ in range(2):
-                cluster.add_node(**NODE)
-            yield cluster
-        finally:
-            cluster.shutdown()
-            try:
-                wait_for(lambda: not processes(folder) and set(processes("ray::")) <= before, "the end of the cluster")
-            finally:
-                shutil.rmtree(folder)
+    with ray_cluster() as cluster:
+        yield cluster
 
 
 @pytest.fixture
@@ -290,6 +245,10 @@ def test_a_cluster_that_cannot_be_used_is_one_line(
         return str(caught.value)
 
     assert "no Ray cluster at 127.0.0.1:9 (" in refusal("127.0.0.1:9")
+    with monkeypatch.context() as patch, socket.create_server(("127.0.0.1", 0)) as mute:
+        patch.setattr("unibrivl.shards.cluster.ANSWER_S", 3.0)
+        found = refusal(f"127.0.0.1:{mute.getsockname()[1]}")
+        assert "(the port is open, but does not answer as Ray's within 3 s); start one with" in found
     monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:9")
     assert "no Ray cluster at 127.0.0.1:9 (" in refusal("auto")
     with monkeypatch.context() as patch:
