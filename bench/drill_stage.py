@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 
@@ -161,7 +162,7 @@ class Running:
     """A command at work."""
 
     process: "subprocess.Popen[bytes]"
-    log: "tempfile._TemporaryFileWrapper[bytes]"
+    log: IO[bytes]
 
     def wait(self, seconds: float) -> Ended | None:
         """Return how it ended; None: it is still at work after so long."""
