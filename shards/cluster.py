@@ -28,7 +28,7 @@ ASK = "import sys; from ray._raylet import GcsClient; GcsClient(address=sys.argv
 """Asks a head for its cluster; nothing stops it from inside, so it is a process of its own."""
 ENGINES = ("local", "ray")
 MAX_LOSSES = 8
-"""How often a shard may lose its worker to the death of a process or a machine before the run ends."""
+"""How often a task may lose its worker to the death of a process or a machine before the run ends."""
 STOP_S = 10.0
 """How long tasks that were told to end may take; then they are killed, and may as long again."""
 SEEN_S = 90.0
@@ -93,24 +93,16 @@ def _connect(ray: Any, config: ClusterConfig, error: type[UnibrivlError]) -> Non
         host, _, port = address.rpartition(":")
         if port.isdecimal():
             socket.create_connection((host, int(port)), timeout=CONNECT_S).close()
-            _ask(address)
+            # Ray itself says what is wrong with an answer
+            subprocess.run([sys.executable, "-c", ASK, address], timeout=ANSWER_S, capture_output=True, check=False)
         ray.init(address=address, namespace=NAMESPACE, log_to_driver=False, logging_level=logging.ERROR)
     except OSError as e:  # Ray's own ConnectionError too
         raise error(f"no Ray cluster at {address} ({first_line(e)}); {hint}") from e
+    except subprocess.TimeoutExpired as e:
+        mute = f"the port is open, but does not answer as Ray's within {ANSWER_S:g} s"
+        raise error(f"no Ray cluster at {address} ({mute}); {hint}") from e
     except (RuntimeError, ValueError) as e:
         raise error(f"the Ray cluster at {address} cannot be used: {_one_line(e)}") from e
-
-
-def _ask(address: str) -> None:
-    """Wait for the answer of a head; what it says is left to Ray.
-
-    Raises:
-        OSError: there is none.
-    """
-    try:
-        subprocess.run([sys.executable, "-c", ASK, address], timeout=ANSWER_S, capture_output=True, check=False)
-    except subprocess.TimeoutExpired as e:
-        raise OSError(f"the port is open, but does not answer as Ray's within {ANSWER_S:g} s") from e
 
 
 @contextmanager
