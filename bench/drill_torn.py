@@ -6,6 +6,7 @@ And of readers beside writers: every answer is that of one snapshot.
 import random
 import shutil
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -46,57 +47,53 @@ def damage(path: Path, draws: random.Random) -> str:
 
 
 def torn_shards(stage: Stage, account: Account, draws: random.Random, case: str, times: int) -> None:
-    """Damage files of a shard set one after the other, read every clip, verify; then mend them all at once."""
-    root = stage.copy("shards")
-    wanted = contents(stage.folder / "shards")
-    sound = _clips(stage.folder / "shards")
-    for number in range(times):
-        path = root / draws.choice(sorted(wanted))
-        if not (kind := damage(path, draws)):
-            continue
-        account.injected[f"torn: {kind}"] += 1
-        here = f"{case}, {path.relative_to(root)} {kind}"
+    """Damage files of a shard set one after the other, read every clip, verify; then one more, and mend it."""
+    root, kept = stage.copy("shards"), stage.folder / "shards"
+    sound = _clips(kept)
+    for here in _tears(root, kept, account, draws, case, times):
         if verify(root).is_whole:
             account.wrong.append(f"{here}: verify found nothing")
         for key, data in _clips(root).items():
             if sound.get(key) != data:
                 account.wrong.append(f"{here}: clip {key} was handed out with other bytes")
-        if number < times - 1 or not path.is_relative_to(root / "shards"):
-            path.parent.mkdir(exist_ok=True)
-            shutil.copyfile(stage.folder / "shards" / path.relative_to(root), path)
+    damage(draws.choice(sorted((root / "shards").rglob("*.*"))), draws)
     repair = ["shards", "repair", str(root), "--media-dir", str(stage.media)]
     for words in (
         repair,
         stage.words("shards", root),
     ):  # a shard without its commit file is not there: ingestion's work
         account.expect(f"{case}, {words[0]}", stage.run(words))
-    account.shards(case, root, wanted)
+    account.shards(case, root, contents(kept))
     account.drills["torn shards"] += 1
     shutil.rmtree(root, ignore_errors=True)
 
 
 def torn_index(stage: Stage, account: Account, draws: random.Random, case: str, times: int) -> None:
     """Damage files of an index one after the other: it is refused, or answers as before, and verify finds it."""
-    root = stage.copy("index")
-    wanted, answers = contents(root), _answers(open_snapshot(root))
-    for _ in range(times):
-        path = root / draws.choice(sorted(wanted))
-        if not (kind := damage(path, draws)):
-            continue
-        account.injected[f"torn: {kind}"] += 1
-        here = f"{case}, {path.relative_to(root)} {kind}"
+    root, kept = stage.copy("index"), stage.folder / "index"
+    answers = _answers(open_snapshot(root))
+    for here in _tears(root, kept, account, draws, case, times):
         try:
             if _answers(open_snapshot(root)) != answers:
                 account.wrong.append(f"{here}: other answers")
             if not index_faults(root):
                 account.wrong.append(f"{here}: verify found nothing")
         except IndexStoreError:
-            pass
-        path.parent.mkdir(exist_ok=True)
-        shutil.copyfile(stage.folder / "index" / path.relative_to(root), path)
-    account.index(case, root, wanted, items_of(stage.folder / "index"))
+            continue
+    account.index(case, root, contents(kept), items_of(kept))
     account.drills["torn index"] += 1
     shutil.rmtree(root, ignore_errors=True)
+
+
+def _tears(root: Path, kept: Path, account: Account, draws: random.Random, case: str, times: int) -> Iterator[str]:
+    """Damage a file that is drawn, so many times; yield what was done, then take the file from `kept` again."""
+    names = sorted(contents(kept))
+    for _ in range(times):
+        name = draws.choice(names)
+        if kind := damage(root / name, draws):
+            account.injected[f"torn: {kind}"] += 1
+            yield f"{case}, {name} {kind}"
+            shutil.copyfile(kept / name, root / name)
 
 
 def torn_run(stage: Stage, account: Account, draws: random.Random, case: str) -> None:
