@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 from safetensors import safe_open
-from safetensors.torch import save_file
 
 from unibrivl.index.generation import GenerateConfig
 from unibrivl.index.noise_search import SearchConfig
@@ -15,6 +14,7 @@ from unibrivl.index.pipelines import Pipeline, PipelineConfig
 from unibrivl.index.prompts import PromptConfig
 from unibrivl.index.studio import Studio
 from unibrivl.model.checkpoint import CHECKPOINT_FILE
+from unibrivl.model.sealed import SEAL, write_sealed
 
 SHOT = Shot(steps=4, guidance=7.5, width_px=32, height_px=32, mix=0.5)
 COST = 2 * SHOT.steps
@@ -53,8 +53,8 @@ def another_run(run: Path, folder: Path) -> Path:
     with safe_open(run / CHECKPOINT_FILE, framework="pt") as file:
         # embedding reads no optimiser state
         tensors = {name: file.get_tensor(name) for name in file.keys() if name.startswith("model.")}  # noqa: SIM118
-        metadata = file.metadata()
+        metadata = {name: value for name, value in file.metadata().items() if name != SEAL}
     name = next(name for name in sorted(tensors) if name.startswith("model.language") and tensors[name].ndim == 4)
     tensors[name] = tensors[name] + 0.1
-    save_file(tensors, folder / CHECKPOINT_FILE, metadata=metadata)
+    write_sealed(folder / CHECKPOINT_FILE, tensors, metadata)
     return folder

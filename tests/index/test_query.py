@@ -15,7 +15,6 @@ import soundfile
 import torch
 from PIL import Image
 from safetensors import safe_open
-from safetensors.torch import save_file
 
 from unibrivl.index import engine as module
 from unibrivl.index.answers import QueryResult
@@ -27,6 +26,7 @@ from unibrivl.ingest.mux import write_video
 from unibrivl.model.checkpoint import CHECKPOINT_FILE
 from unibrivl.model.embed import Encoder
 from unibrivl.model.errors import CheckpointError
+from unibrivl.model.sealed import SEAL, write_sealed
 from unibrivl.shards import ClipShards
 
 
@@ -217,9 +217,9 @@ def other_run(run: Path, tmp_path: Path) -> Path:
     with safe_open(run / CHECKPOINT_FILE, framework="pt") as file:
         # embedding reads no optimiser state
         tensors = {name: file.get_tensor(name) for name in file.keys() if name.startswith("model.")}  # noqa: SIM118
-        metadata = file.metadata()
+        metadata = {name: value for name, value in file.metadata().items() if name != SEAL}
     tensors["model.g.3.bias"] = tensors["model.g.3.bias"] + torch.tensor(0.01)
-    save_file(tensors, other / CHECKPOINT_FILE, metadata=metadata)
+    write_sealed(other / CHECKPOINT_FILE, tensors, metadata)
     return other
 
 
